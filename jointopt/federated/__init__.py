@@ -1,0 +1,1 @@
+"""Federated learning: networks, gradient quantisation and the simulated training rounds."""

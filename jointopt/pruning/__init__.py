@@ -1,0 +1,8 @@
+"""Pruning: which weights a device leaves out of its model."""
+
+from __future__ import annotations
+
+from jointopt.pruning.magnitude import keep_mask, pruned_count, snap
+from jointopt.pruning.pruners import PRUNERS, Pruner, pruner, random_mask
+
+__all__ = ["PRUNERS", "Pruner", "keep_mask", "pruned_count", "pruner", "random_mask", "snap"]
