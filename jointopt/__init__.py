@@ -1,0 +1,116 @@
+"""Joint optimisation of learning on wireless edge devices.
+
+Choose together how far to prune, how many bits to send, at what power, and get with every answer a certificate;
+then check the decision in a federated training run. Typical use::
+
+    import jointopt as jo
+
+    system = jo.systems.ltfl(devices=20, seed=0)
+    result = jo.solve(jo.problems.LTFL(system))
+    print(result.summary())
+    task = jo.Task.for_system(system, data="digits")
+    print(jo.train(result, system, task).summary())
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jointopt import data, federated, models, plot, problems, pruning, solvers, study, systems
+    from jointopt.decision import Decision
+    from jointopt.errors import DataError, InputError, JointoptError, MissingExtraError, SolverError
+    from jointopt.federated import Task, TrainingResult, measure_constants
+    from jointopt.problem import Evaluation, Problem, Variable
+    from jointopt.result import Certificate, Result
+    from jointopt.solvers import methods, solve
+    from jointopt.study import compare, train
+    from jointopt.system import Bound, Devices, Learner, Radio, System
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "data",
+    "federated",
+    "models",
+    "plot",
+    "problems",
+    "pruning",
+    "solvers",
+    "study",
+    "systems",
+)
+# Names are loaded when first used, so that importing jointopt does not load torch.
+_NAMES = {
+    "Bound": "jointopt.system",
+    "Certificate": "jointopt.result",
+    "DataError": "jointopt.errors",
+    "Decision": "jointopt.decision",
+    "Devices": "jointopt.system",
+    "Evaluation": "jointopt.problem",
+    "InputError": "jointopt.errors",
+    "JointoptError": "jointopt.errors",
+    "Learner": "jointopt.system",
+    "MissingExtraError": "jointopt.errors",
+    "Problem": "jointopt.problem",
+    "Radio": "jointopt.system",
+    "Result": "jointopt.result",
+    "SolverError": "jointopt.errors",
+    "System": "jointopt.system",
+    "Task": "jointopt.federated",
+    "TrainingResult": "jointopt.federated",
+    "Variable": "jointopt.problem",
+    "compare": "jointopt.study",
+    "measure_constants": "jointopt.federated",
+    "methods": "jointopt.solvers",
+    "solve": "jointopt.solvers",
+    "train": "jointopt.study",
+}
+
+__all__ = [
+    "Bound",
+    "Certificate",
+    "DataError",
+    "Decision",
+    "Devices",
+    "Evaluation",
+    "InputError",
+    "JointoptError",
+    "Learner",
+    "MissingExtraError",
+    "Problem",
+    "Radio",
+    "Result",
+    "SolverError",
+    "System",
+    "Task",
+    "TrainingResult",
+    "Variable",
+    "compare",
+    "data",
+    "federated",
+    "measure_constants",
+    "methods",
+    "models",
+    "plot",
+    "problems",
+    "pruning",
+    "solve",
+    "solvers",
+    "study",
+    "systems",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"jointopt.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'jointopt' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

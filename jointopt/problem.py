@@ -1,0 +1,323 @@
+"""What a problem is, and the structure it may offer to solvers.
+
+A solver never knows a design. It asks `Problem.capabilities()` for structure objects and uses those it understands:
+
+* `Sums`: objective and budgets are functions of a few sums over units, h(z) with z = sum_u phi_u(x_u); together
+  with `Cells` this yields the *priced response*, from which exact, dual and ratio solvers are one program;
+* `Cells`: given prices on the sums, each unit is a search over one real variable and an enumerated label, with a
+  rigorous lower bound on every cell;
+* `Search`: a few complicating variables and a completion of the rest, for Bayesian optimization;
+* `Blocks`: closed-form steps to alternate;
+* `Baseline`: what the design is compared with.
+
+Without `Sums` and `Cells` there is no certificate, and no lower bound is claimed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from jointopt.decision import Array, Decision
+from jointopt.errors import InputError, nearest
+from jointopt.system import FloatArray, System
+
+__all__ = [
+    "FEASIBILITY_TOLERANCE",
+    "Baseline",
+    "Blocks",
+    "Capabilities",
+    "Cells",
+    "CellList",
+    "Conflict",
+    "Evaluation",
+    "Problem",
+    "Search",
+    "Sums",
+    "Variable",
+]
+
+FEASIBILITY_TOLERANCE = 1e-9
+"""A constraint holds when its slack is at least minus this share of its scale."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One decision variable: bounds of shape ``[devices]`` (or ``[1]`` on the common axis), SI."""
+
+    name: str
+    lower: FloatArray
+    upper: FloatArray
+    unit: str = ""
+    kind: Literal["real", "integer", "binary"] = "real"
+    axis: Literal["device", "common", "layer", "slot"] = "device"
+    meaning: str = ""
+
+    def __post_init__(self) -> None:
+        if np.any(self.lower > self.upper):
+            u = int(np.argmax(self.lower > self.upper))
+            raise InputError(
+                f"{self.name}[device {u}]: lower bound {self.lower[u]:g} is above upper bound {self.upper[u]:g}"
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A problem's functions at a decision (or a batch of decisions, shape ``[...]``).
+
+    Attributes
+    ----------
+    objective : array, shape [...]
+        What is minimised.
+    parts : dict of arrays, shape [...]
+        The terms of the objective.
+    slack : dict of arrays, shape [..., devices] or [...]
+        Budget minus use of every constraint, SI; at least 0 is feasible.
+    scale : dict of arrays
+        The size against which each slack is small (the budget).
+    quantities : dict of arrays, shape [..., devices] or [...]
+        Everything else worth knowing: delay, energy, packet_error, rate, payload_bits, ...
+    """
+
+    objective: Array
+    parts: Mapping[str, Array]
+    slack: Mapping[str, Array]
+    scale: Mapping[str, Array]
+    quantities: Mapping[str, Array]
+
+    def violation(self) -> FloatArray:
+        """Largest relative violation over constraints and devices, shape [...]; 0 when feasible."""
+        worst: Any = 0.0
+        for name, slack in self.slack.items():
+            relative = np.maximum(-np.asarray(slack) / np.asarray(self.scale[name]), 0.0)
+            batch = np.ndim(self.objective)
+            worst = np.maximum(worst, relative.max(axis=-1) if relative.ndim > batch else relative)
+        return np.asarray(worst, dtype=np.float64)
+
+    def feasible(self, tolerance: float = FEASIBILITY_TOLERANCE) -> npt.NDArray[np.bool_]:
+        """Whether every constraint holds, shape [...]."""
+        return self.violation() <= tolerance
+
+    def broken(self, tolerance: float = FEASIBILITY_TOLERANCE) -> Iterator[tuple[str, int | None, float]]:
+        """Yield (constraint, device or None, shortfall in SI) of every violated constraint of one decision."""
+        for name, slack in self.slack.items():
+            short = -np.atleast_1d(np.asarray(slack))
+            scale = np.broadcast_to(np.asarray(self.scale[name]), short.shape)
+            for u in np.flatnonzero(short > tolerance * scale):
+                yield name, (int(u) if np.ndim(slack) else None), float(short[u])
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Why one unit cannot be feasible, and the smallest relaxations that would make it so.
+
+    Each entry of `relax` is one alternative on its own: a budget's name and the least value that suffices with
+    everything else as given (None where raising this budget alone cannot help). `factor` raises all budgets of
+    the unit together.
+    """
+
+    device: int | None
+    binding: str
+    relax: Mapping[str, float | None]
+    budget: Mapping[str, float]
+    factor: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Objective (a.z + a0)/(b.z + b0) and budgets z_j <= limit_j over the sums z of the units' features."""
+
+    features: tuple[str, ...]
+    numerator: FloatArray
+    numerator_offset: float
+    denominator: FloatArray
+    denominator_offset: float
+    limits: FloatArray
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether the objective is a true ratio."""
+        return bool(np.any(self.denominator != 0.0))
+
+    def objective(self, sums: FloatArray) -> float:
+        """Return h(z)."""
+        below = float(self.denominator @ sums) + self.denominator_offset
+        return (float(self.numerator @ sums) + self.numerator_offset) / below
+
+
+@dataclass
+class CellList:
+    """Cells ``[low, high]`` of the complicating variable, one row each, with the data probed at both ends."""
+
+    unit: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    low: FloatArray
+    high: FloatArray
+    data_low: FloatArray
+    data_high: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.unit.size)
+
+    def take(self, index: Any) -> CellList:
+        """Return some rows."""
+        return CellList(
+            self.unit[index],
+            self.label[index],
+            self.low[index],
+            self.high[index],
+            self.data_low[:, index],
+            self.data_high[:, index],
+        )
+
+    @staticmethod
+    def join(lists: list[CellList]) -> CellList:
+        """Return all rows of several lists."""
+        return CellList(
+            np.concatenate([c.unit for c in lists]),
+            np.concatenate([c.label for c in lists]),
+            np.concatenate([c.low for c in lists]),
+            np.concatenate([c.high for c in lists]),
+            np.concatenate([c.data_low for c in lists], axis=1),
+            np.concatenate([c.data_high for c in lists], axis=1),
+        )
+
+
+class Cells(Protocol):
+    """Each unit's subproblem: one real variable x, one label; everything vectorised over rows.
+
+    `units` numbers all units. The methods may be called from several threads, each with its own slice of units.
+    """
+
+    units: int
+
+    def cover(self, prices: FloatArray, units: slice) -> CellList:
+        """Return cells that cover every feasible (x, label) of the units.
+
+        Cells whose value is nowhere below that of some end of a returned cell may be left out.
+        """
+        ...
+
+    def probe(self, unit: Any, x: Any) -> FloatArray:
+        """Return what `value` and `bound` need at a point, shape [rows of data, points] (the costly part)."""
+        ...
+
+    def value(self, prices: FloatArray, unit: Any, label: Any, x: Any, data: Any) -> FloatArray:
+        """Return the least priced value at (x, label) over the remaining variables; inf where infeasible."""
+        ...
+
+    def bound(self, prices: FloatArray, cells: CellList) -> tuple[FloatArray, FloatArray]:
+        """Return (lower bound, hint) of each cell; the bound is rigorous, inf where nothing is feasible."""
+        ...
+
+    def split(self, prices: FloatArray, cells: CellList, hint: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the one or two points (equal where one) at which each cell is split, from `bound`'s hint."""
+        ...
+
+    def complete(self, prices: FloatArray, unit: Any, label: Any, x: Any) -> tuple[dict[str, FloatArray], FloatArray]:
+        """Return the full decision and the features, shape [features, points], at (x, label)."""
+        ...
+
+    def least_violating(self, unit: Any) -> dict[str, FloatArray]:
+        """Return the decision of units without a feasible point that exceeds their budgets least."""
+        ...
+
+
+class Search(Protocol):
+    """A few complicating variables, one per unit; the rest follows in closed form."""
+
+    name: str
+    lower: FloatArray
+    upper: FloatArray
+    logarithmic: bool
+
+    def complete(self, x: FloatArray) -> Decision:
+        """Return the best decision at x, shape ``[..., units]``; the least violating one where none is feasible."""
+        ...
+
+    def unit_values(self, x: FloatArray) -> FloatArray | None:
+        """Return values ``[..., units]`` whose sum is the objective (penalised where infeasible), or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Steps that each improve some variables with the others fixed, from a start."""
+
+    start: Callable[[], Decision]
+    steps: Mapping[str, Callable[[Decision], Decision]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Something the design is compared with: a restricted problem to solve, or a rule that gives a decision."""
+
+    meaning: str
+    restrict: Mapping[str, Any] | None = None
+    rule: Callable[[np.random.Generator], Decision | None] | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The structure a problem offers; every part optional."""
+
+    sums: Sums | None = None
+    cells: Cells | None = None
+    search: Search | None = None
+    blocks: Blocks | None = None
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    conflicts: Callable[[npt.NDArray[np.int64]], list[Conflict]] | None = None
+
+
+class Problem(ABC):
+    """A system together with what can be chosen in it, what is minimised and what must hold."""
+
+    name: str = "problem"
+    system: System
+
+    @property
+    @abstractmethod
+    def variables(self) -> tuple[Variable, ...]:
+        """The decision variables with their bounds."""
+
+    @abstractmethod
+    def evaluate(self, decision: Decision) -> Evaluation:
+        """Return objective, parts, slack and quantities at a decision or a batch; NumPy or torch."""
+
+    def capabilities(self) -> Capabilities:
+        """Return the structure a solver may use."""
+        return Capabilities()
+
+    def restrict(self, **ranges: Any) -> Self:
+        """Return the same problem with variables fixed (a number) or narrowed (a pair)."""
+        raise InputError(f"{self.name}: variables cannot be restricted")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options beside the system that define the problem, for the record."""
+        return {}
+
+    def check(self, decision: Decision) -> None:
+        """Raise `InputError` unless the decision names the problem's variables, for as many devices."""
+        names = [v.name for v in self.variables]
+        for name in decision:
+            if name not in names:
+                raise InputError(f"decision: unknown variable '{name}'{nearest(name, names)}")
+        missing = [name for name in names if name not in decision]
+        if missing:
+            raise InputError(f"decision: '{missing[0]}' is missing")
+        if decision.devices not in (1, len(self.system)):
+            raise InputError(
+                f"decision: was made for {decision.devices} devices, the scenario has {len(self.system)}"
+            )
+
+    def explain(self, decision: Decision) -> Any:
+        """Return a table: which constraint is tight for whom, and why."""
+        from jointopt.report import explain
+
+        return explain(self, decision)

@@ -1,0 +1,28 @@
+"""Published designs as problems, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jointopt.errors import InputError, nearest
+from jointopt.problem import Problem
+from jointopt.problems.ltfl import LTFL
+
+__all__ = ["DESIGNS", "LTFL", "get"]
+
+DESIGNS: dict[str, Callable[..., Problem]] = {"ltfl": LTFL}
+"""Designs by the name used on the command line and in files."""
+
+
+def get(name: str) -> Callable[..., Problem]:
+    """Return the problem class of a design.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, with the nearest known one.
+    """
+    if name not in DESIGNS:
+        raise InputError(f"design: unknown '{name}'{nearest(name, DESIGNS)}")
+    return DESIGNS[name]

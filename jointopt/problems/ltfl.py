@@ -1,0 +1,886 @@
+"""LTFL: pruning ratio, bits and power for the least convergence gap under delay and energy budgets.
+
+In the manner of "Lightweight Federated Learning over Wireless Edge Networks": the problem statement is the
+published one [R], the gap is derived here [D] (theory 1b), not quoted.
+
+    min  Gamma(pruning_ratio, bits, power) = sum_u pi_u [C_q q_u + 2 (L^2 D^2 e(r_u) + M^2 r_u) + 2 sigma_Q,u^2]
+    s.t. T_u <= T_max, E_u <= E_max, A < 1, 0 <= r_u <= r_max, bits integer, p_min <= p_u <= p_max.
+
+Why it can be solved with a certificate (theory 1c, 1d and L6). Let s be the mean SNR of a device, which is its
+power up to a factor, and fix the bits. The delay budget asks for a ratio r_T(s), decreasing; the energy budget for
+r_E(s), increasing; the error e plus quantization noise is least at a ratio r_0 that depends on neither. Then
+H(s) = C_q q(s) + G(max(r_0, r_T, r_E)) with G increasing beyond r_0. Left of the crossing c, where r_E reaches
+max(r_0, r_T), everything falls, so the least value there is H(c). Right of it H = C_q q(s) + G(r_E(s)), and
+
+* q is concave in 1/s (dq/dx = 2 K0(2 sqrt x) falls; 1 - e^-x is concave), so it lies above its chord in 1/s;
+* r_E is concave in s: the energy per bit is proportional to s / r(s), which is the harmonic mean of 1 + s u over
+  u (uniform without fading, exponential under Rayleigh fading), concave as a harmonic mean of affine functions;
+  r_E is an increasing linear-fractional, hence concave, function of it;
+* G is convex, so it lies above its tangent.
+
+A cell of SNRs is therefore bounded below by alpha + beta/s + gamma s, whose least point is known; both the bound
+and the true function agree at the cell's ends. Nothing is sampled and no single minimum is assumed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from jointopt.decision import Decision
+from jointopt.errors import InputError, nearest
+from jointopt.models import channel, compression, convergence, cost
+from jointopt.models._array import namespace
+from jointopt.problem import (
+    Baseline,
+    Blocks,
+    Capabilities,
+    CellList,
+    Conflict,
+    Evaluation,
+    Problem,
+    Sums,
+    Variable,
+)
+from jointopt.system import FloatArray, System
+from jointopt.units import format_si
+
+__all__ = ["LTFL"]
+
+CONTRACTION_LIMIT = 1.0 - 1e-6
+"""A < 1 is strict; a closed limit just below it keeps the minimum attained and the bound finite."""
+
+# A ratio may exceed its cap by this much before a point counts as infeasible: rounding of the budgets' quotients.
+_RATIO_SLACK = 1e-12
+
+
+class LTFL(Problem):
+    """The LTFL design for one system.
+
+    Parameters
+    ----------
+    system : System
+        Devices, radio, learner and bound constants.
+    objective : {"gap", "bound"}
+        The gap Gamma (default), or the full bound (2 Delta_0/(eta T) + Gamma)/(1 - A), which differs when
+        zeta_2 > 0 (theory 0.5).
+    """
+
+    name = "ltfl"
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        objective: Literal["gap", "bound"] = "gap",
+        ranges: dict[str, tuple[FloatArray, FloatArray]] | None = None,
+    ) -> None:
+        if objective not in ("gap", "bound"):
+            raise InputError(f"objective: unknown '{objective}'{nearest(str(objective), ['gap', 'bound'])}")
+        self.system = system
+        self.objective = objective
+        devices, learner = system.devices, system.learner
+        ones = np.ones(len(system))
+        self._ranges = {
+            "pruning_ratio": (0.0 * ones, learner.pruning_ratio_max * ones),
+            "bits": (learner.bits_min * ones, learner.bits_max * ones),
+            "power": (devices.power_min, devices.power_max),
+            **(ranges or {}),
+        }
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """Pruning ratio, bits, power [W], each per device."""
+        ranges = self._ranges
+        return (
+            Variable("pruning_ratio", *ranges["pruning_ratio"], meaning="fraction of weights removed"),
+            Variable("bits", *ranges["bits"], unit="bit", kind="integer", meaning="bits per parameter sent"),
+            Variable("power", *ranges["power"], unit="W", meaning="transmit power"),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the objective and the ranges that differ from the system's own."""
+        out: dict[str, Any] = {"objective": self.objective}
+        own = LTFL(self.system)._ranges
+        for name, (low, high) in self._ranges.items():
+            if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1])):
+                out[name] = {"lower": low.tolist(), "upper": high.tolist()}
+        return out
+
+    def restrict(self, **ranges: Any) -> Self:
+        """Return the problem with variables fixed or narrowed: ``restrict(bits=8, power=(0.02, 0.05))``.
+
+        Bits may be fixed above `bits_max` (32 is an unquantized float). Ratios above `pruning_ratio_max` and bits
+        below `bits_min` are refused, since the gap's constant E_cap covers only those ranges.
+        """
+        size = len(self.system)
+        new = dict(self._ranges)
+        for name, value in ranges.items():
+            if name not in new:
+                raise InputError(f"restrict: unknown variable '{name}'{nearest(name, new)}")
+            pair = value if isinstance(value, tuple) else (value, value)
+            low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
+            if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
+                raise InputError(f"restrict: {name}={value!r} is not a finite range")
+            new[name] = (low, high)
+        learner = self.system.learner
+        if np.any(new["pruning_ratio"][1] > learner.pruning_ratio_max) or np.any(new["pruning_ratio"][0] < 0):
+            raise InputError(f"restrict: pruning_ratio must lie within 0 and {learner.pruning_ratio_max:g}")
+        bits = np.concatenate(new["bits"])
+        if np.any(bits != np.rint(bits)) or np.any(bits < learner.bits_min) or np.any(bits > 32):
+            raise InputError(f"restrict: bits must be whole numbers from {learner.bits_min} to 32")
+        if np.any(new["power"][0] <= 0):
+            raise InputError("restrict: power must be above 0 W")
+        return type(self)(self.system, objective=self.objective, ranges=new)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def _sampling(self) -> FloatArray:
+        """sigma^2 / b of devices that train on a batch, shape [devices]; nothing for a full batch."""
+        system = self.system
+        return np.where(system.batch < system.devices.samples, system.bound.gradient_variance / system.batch, 0.0)
+
+    def error_cap(self) -> float:
+        """E_cap of theory 1b, over the system's own ranges, so that restricted problems share one objective."""
+        learner, bound = self.system.learner, self.system.bound
+        worst = learner.pruning_ratio_max
+        return float(
+            convergence.error_cap(
+                smoothness=bound.smoothness,
+                weight_norm_squared=bound.weight_norm_squared,
+                mask_energy=bound.mask_energy,
+                pruning_ratio_max=worst,
+                pruning_error_max=compression.pruning_error(np.asarray(worst), bound.pruning_error),
+                parameters=learner.parameters + learner.unpruned_parameters,
+                range_max=bound.quantizer_range.max(),
+                bits_min=np.asarray(float(learner.bits_min)),
+                sampling_variance=self._sampling().max(),
+            )
+        )
+
+    def evaluate(self, decision: Decision) -> Evaluation:
+        """Return the gap, its parts, slack and quantities (theory 1a to 1c); arrays ``[..., devices]``.
+
+        Raises
+        ------
+        InputError
+            For unknown or missing variables, or another number of devices.
+        """
+        self.check(decision)
+        system = self.system
+        devices, radio, learner, bound = system.devices, system.radio, system.learner, system.bound
+        xp = namespace(*decision.values())
+
+        def array(values: Any) -> Any:
+            return xp.asarray(np.array(values))
+
+        ratio, bits, power = decision["pruning_ratio"], decision["bits"], decision["power"]
+        snr = channel.snr(power, array(radio.gain), array(system.noise_power))
+        rate = channel.rate(array(radio.bandwidth), snr, radio.fading)
+        threshold = radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
+        lost = channel.packet_error(snr, threshold, radio.packet_error, radio.fading)
+
+        kept = (1.0 - ratio) * learner.parameters
+        per_weight, once = compression.index_bits(learner.parameters, learner.mask_encoding)
+        payload = compression.payload_bits(
+            kept,
+            bits,
+            unpruned=float(learner.unpruned_parameters),
+            header=learner.header_bits,
+            index_per_weight=per_weight,
+            index_once=once,
+        )
+        work = cost.cycles(
+            array(system.batch),
+            array(devices.cycles_per_sample),
+            compression.compute_factor(ratio, learner.compute_law),
+        )
+        compute_delay = cost.compute_delay(work, array(devices.frequency))
+        compute_energy = cost.compute_energy(work, array(devices.frequency), array(devices.capacitance))
+        upload_delay = cost.upload_delay(payload, rate)
+        upload_energy = cost.upload_energy(payload, rate, power)
+        delay, energy = compute_delay + upload_delay, compute_energy + upload_energy
+
+        variance = compression.quantization_variance(
+            kept + float(learner.unpruned_parameters), array(bound.quantizer_range), bits
+        )
+        gap = convergence.gap(
+            weight=array(system.weight),
+            packet_error=lost,
+            pruning_ratio=ratio,
+            pruning_error=compression.pruning_error(ratio, bound.pruning_error),
+            quantization_variance=variance,
+            smoothness=bound.smoothness,
+            weight_norm_squared=bound.weight_norm_squared,
+            mask_energy=bound.mask_energy,
+            gradient_offset=bound.gradient_offset,
+            gradient_slope=bound.gradient_slope,
+            error_cap=self.error_cap(),
+            sampling_variance=array(self._sampling()),
+        )
+        parts = {
+            name: xp.sum(getattr(gap, name), axis=-1)
+            for name in ("transmission", "pruning", "quantization", "sampling")
+        }
+        total = xp.sum(gap.total, axis=-1)
+        contraction = xp.sum(gap.contraction, axis=-1)
+        average = convergence.average_gradient_bound(
+            total, contraction, bound.initial_gap, bound.learning_rate, float(bound.rounds)
+        )
+        slack = {
+            "delay": array(devices.delay_budget) - delay,
+            "energy": array(devices.energy_budget) - energy,
+            "contraction": CONTRACTION_LIMIT - contraction,
+        }
+        scale = {"delay": devices.delay_budget, "energy": devices.energy_budget, "contraction": 1.0}
+        for variable in self.variables:
+            value = decision[variable.name]
+            inside = xp.minimum(value - array(variable.lower), array(variable.upper) - value)
+            if variable.kind == "integer":
+                broken = abs(value - xp.round(value))
+                inside = xp.where(broken > 0, xp.minimum(inside, -broken), inside)
+            slack[variable.name] = inside
+            scale[variable.name] = variable.upper if variable.name == "power" else 1.0
+        memory = 4.0 * (kept + learner.unpruned_parameters) + (
+            4.0
+            * learner.activations
+            * array(system.batch)
+            * compression.memory_factor(ratio, learner.memory_law)
+        )
+        return Evaluation(
+            objective=total if self.objective == "gap" else average,
+            parts=parts,
+            slack=slack,
+            scale=scale,
+            quantities={
+                "delay": delay,
+                "energy": energy,
+                "packet_error": lost,
+                "compute_delay": compute_delay,
+                "upload_delay": upload_delay,
+                "compute_energy": compute_energy,
+                "upload_energy": upload_energy,
+                "rate": rate,
+                "snr": snr,
+                "payload_bits": payload,
+                "memory": memory,
+                "gap": total,
+                "contraction": contraction,
+                "bound": average,
+            },
+        )
+
+    # ------------------------------------------------------------------ structure
+
+    def capabilities(self) -> Capabilities:
+        """Sums and cells (exact with certificate), search over power, the two published closed forms, baselines."""
+        bound = self.system.bound
+        coupled = bound.gradient_slope > 0.0
+        ratio = self.objective == "bound" and coupled
+        offset = 2.0 * bound.initial_gap / (bound.learning_rate * bound.rounds)
+        cells = _Cells(self)
+        return Capabilities(
+            sums=Sums(
+                features=("gap", "contraction"),
+                numerator=np.array([1.0, 0.0]),
+                numerator_offset=offset if self.objective == "bound" else 0.0,
+                denominator=np.array([0.0, -1.0 if ratio else 0.0]),
+                denominator_offset=1.0,
+                limits=np.array([np.inf, CONTRACTION_LIMIT if coupled else np.inf]),
+            ),
+            cells=cells,
+            search=_PowerSearch(self, cells),
+            blocks=self._blocks(cells),
+            baselines=self._baselines(cells),
+            conflicts=cells.conflicts,
+        )
+
+    def _blocks(self, cells: _Cells) -> Blocks:
+        """The two closed forms of theory 1d at full power, from the most bits."""
+        everyone = np.arange(cells.units)
+        power = self._ranges["power"][1]
+        data = cells.probe(everyone, power * cells.snr_per_watt)
+
+        def ratio_step(decision: Decision) -> Decision:
+            label = np.rint(decision["bits"]).astype(np.int64)
+            need = cells.required_ratio(everyone, label, data)
+            return decision.with_(pruning_ratio=np.minimum(need, cells.ratio_high))
+
+        def bits_step(decision: Decision) -> Decision:
+            return decision.with_(bits=cells.most_bits(everyone, decision["pruning_ratio"], data))
+
+        def start() -> Decision:
+            return ratio_step(
+                Decision(bits=self._ranges["bits"][1], power=power, pruning_ratio=np.zeros(cells.units))
+            )
+
+        return Blocks(start=start, steps={"bits": bits_step, "pruning_ratio": ratio_step})
+
+    def _baselines(self, cells: _Cells) -> dict[str, Baseline]:
+        learner = self.system.learner
+        full_power = self._ranges["power"][1]
+        common_bits = float(min(max(8, learner.bits_min), learner.bits_max))
+        common_ratio = min(0.5, learner.pruning_ratio_max)
+        return {
+            "no_compression": Baseline(
+                "every weight, 32-bit floats, full power",
+                restrict={"pruning_ratio": 0.0, "bits": 32, "power": full_power},
+            ),
+            "fixed": Baseline(
+                f"ratio {common_ratio:g} and {common_bits:.0f} bits for all, best power",
+                restrict={"pruning_ratio": common_ratio, "bits": common_bits},
+            ),
+            "uniform": Baseline("the best ratio and bits that all devices can share", rule=cells.uniform),
+            "random": Baseline("a random decision within every budget", rule=cells.random),
+            "no_pruning": Baseline("the design without pruning", restrict={"pruning_ratio": 0.0}),
+            "no_quantization": Baseline("the design without quantization (32-bit floats)", restrict={"bits": 32}),
+            "no_power_control": Baseline("the design at full power", restrict={"power": full_power}),
+        }
+
+
+class _Cells:
+    """LTFL per device: x is the mean SNR, the label is the number of bits. See the module's proof."""
+
+    def __init__(self, problem: LTFL) -> None:
+        system = problem.system
+        devices, radio, learner, bound = system.devices, system.radio, system.learner, system.bound
+        assert radio.bandwidth is not None and radio.gain is not None
+        self.units = len(system)
+        self.radio = radio
+        self.snr_per_watt = radio.gain / system.noise_power
+        power_low, power_high = problem._ranges["power"]
+        self.low, self.high = power_low * self.snr_per_watt, power_high * self.snr_per_watt
+        self.ratio_low, self.ratio_high = problem._ranges["pruning_ratio"]
+        self.bits_low, self.bits_high = (np.rint(b).astype(np.int64) for b in problem._ranges["bits"])
+        self.labels = np.arange(self.bits_low.min(), self.bits_high.max() + 1)
+        self.bandwidth = radio.bandwidth
+        work = cost.cycles(system.batch, devices.cycles_per_sample)
+        self.compute_delay = cost.compute_delay(work, devices.frequency)
+        self.compute_energy = cost.compute_energy(work, devices.frequency, devices.capacitance)
+        self.delay_budget, self.energy_budget = devices.delay_budget, devices.energy_budget
+        # cycles = fixed share + kept fraction x falling share, for either law
+        full, empty = (float(compression.compute_factor(np.asarray(r), learner.compute_law)) for r in (0.0, 1.0))
+        self.fixed_share, self.falling_share = empty, full - empty
+        self.parameters, self.unpruned = float(learner.parameters), float(learner.unpruned_parameters)
+        self.index_bits, once = compression.index_bits(learner.parameters, learner.mask_encoding)
+        self.once_bits = learner.header_bits + once
+
+        self.law = bound.pruning_error
+        self.weight = system.weight
+        self.smooth_energy = bound.smoothness**2 * bound.weight_norm_squared
+        self.mask_energy = bound.mask_energy
+        self.transmission = 8.0 * bound.gradient_offset + 2.0 * problem.error_cap()
+        self.contraction = 8.0 * bound.gradient_slope
+        self.sampling = problem._sampling()
+        self.range_squared = bound.quantizer_range**2
+        self.noise_factor = np.zeros(self.labels.max() + 1)
+        widths = self.labels.astype(np.float64)
+        self.noise_factor[self.labels] = 2.0 * compression.quantization_variance(self.parameters, 1.0, widths)
+        self.threshold = (
+            radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
+        )
+
+    # -- the model, as functions of what was probed at an SNR: seconds per bit, joules per bit, packet error
+
+    def probe(self, unit: Any, x: Any) -> FloatArray:
+        """Return [s/bit, J/bit, packet error] at SNR x, shape [3, points]."""
+        efficiency = channel.spectral_efficiency(x, self.radio.fading)
+        seconds = 1.0 / (self.bandwidth[unit] * efficiency)
+        joules = seconds * (x / self.snr_per_watt[unit])
+        lost = channel.packet_error(x, self.threshold, self.radio.packet_error, self.radio.fading)
+        return np.stack([seconds, joules, lost])
+
+    def _needed(self, budget: Any, compute: Any, per_bit: Any, label: Any) -> Any:
+        """Ratio that one budget asks for: affine in the kept fraction, so a quotient; above 1 if impossible."""
+        room = budget - compute * self.fixed_share - (self.unpruned * label + self.once_bits) * per_bit
+        return 1.0 - room / (compute * self.falling_share + self.parameters * (label + self.index_bits) * per_bit)
+
+    def by_delay(self, unit: Any, label: Any, data: Any) -> Any:
+        """r_T: decreasing in the SNR."""
+        return self._needed(self.delay_budget[unit], self.compute_delay[unit], data[0], label)
+
+    def by_energy(self, unit: Any, label: Any, data: Any) -> Any:
+        """r_E: increasing and concave in the SNR."""
+        return self._needed(self.energy_budget[unit], self.compute_energy[unit], data[1], label)
+
+    def noise(self, unit: Any, label: Any) -> Any:
+        """2 sigma_Q^2 of the dense payload's prunable part: what the kept fraction multiplies."""
+        return self.range_squared[unit] * self.noise_factor[label]
+
+    def free_ratio(self, noise: Any, unit: Any) -> Any:
+        """r_0: the ratio of least pruning plus quantization error, were there no budgets."""
+        low, high = self.ratio_low[unit], self.ratio_high[unit]
+        if self.law == "linear":
+            return np.where(2.0 * (self.smooth_energy + self.mask_energy) - noise > 0.0, low, high)
+        excess = np.maximum(noise - 2.0 * self.mask_energy, 0.0)
+        if self.smooth_energy == 0.0:
+            return np.where(excess > 0.0, high, low)
+        # slope of the Laplace curve is ln(1-r)^2/2
+        return np.clip(-np.expm1(-np.sqrt(excess / self.smooth_energy)), low, high)
+
+    def required_ratio(self, unit: Any, label: Any, data: Any) -> Any:
+        """max(r_0, r_T, r_E)."""
+        free = self.free_ratio(self.noise(unit, label), unit)
+        return np.maximum(free, np.maximum(self.by_delay(unit, label, data), self.by_energy(unit, label, data)))
+
+    def most_bits(self, unit: Any, ratio: Any, data: Any) -> FloatArray:
+        """Most bits that fit both budgets at a ratio (theory 1d), within the range; the least where none fit."""
+        kept = (1.0 - ratio) * self.parameters
+        share = self.fixed_share + self.falling_share * (1.0 - ratio)
+        fixed = kept * self.index_bits + self.once_bits
+        by_delay = (self.delay_budget[unit] - share * self.compute_delay[unit]) / data[0]
+        by_energy = (self.energy_budget[unit] - share * self.compute_energy[unit]) / data[1]
+        room = (np.minimum(by_delay, by_energy) - fixed) / (kept + self.unpruned)
+        return np.clip(np.floor(room + 1e-9), self.bits_low[unit], self.bits_high[unit]).astype(np.float64)
+
+    def _error(self, ratio: Any) -> Any:
+        return 2.0 * (self.smooth_energy * compression.pruning_error(ratio, self.law) + self.mask_energy * ratio)
+
+    def _error_slope(self, ratio: Any) -> Any:
+        slope = compression.pruning_error_slope(ratio, self.law)
+        return 2.0 * (self.smooth_energy * slope + self.mask_energy)
+
+    def _prices(self, prices: FloatArray, unit: Any) -> tuple[Any, Any]:
+        """Price of the pruning and quantization error, and of a lost packet, per unit."""
+        weight = self.weight[unit]
+        error = prices[0] * weight
+        return error, error * self.transmission + prices[1] * weight * self.contraction
+
+    def _constant(self, unit: Any, noise: Any) -> Any:
+        """Error that no ratio removes: noise of the parameters never pruned, and sampling."""
+        return noise * (self.unpruned / self.parameters) + 2.0 * self.sampling[unit]
+
+    # -- the protocol of Cells
+
+    def value(self, prices: FloatArray, unit: Any, label: Any, x: Any, data: Any) -> Any:
+        """Return the priced gap at the required ratio; inf where it exceeds the cap."""
+        noise = self.noise(unit, label)
+        ratio = self.required_ratio(unit, label, data)
+        cap = self.ratio_high[unit]
+        feasible = ratio <= cap + _RATIO_SLACK
+        ratio = np.minimum(ratio, cap)
+        error, loss = self._prices(prices, unit)
+        total = loss * data[2] + error * (
+            self._error(ratio) + noise * (1.0 - ratio) + self._constant(unit, noise)
+        )
+        return np.where(feasible, total, np.inf)
+
+    def cover(self, prices: FloatArray, units: slice) -> CellList:
+        """Return cells over all bits and five shared SNRs, without those provably worse than a known point."""
+        unit = np.arange(*units.indices(self.units))
+        low, high = self.low[unit], self.high[unit]
+        steps = 4 if np.any(high > low * (1 + 1e-12)) else 1
+        fractions = np.linspace(0.0, 1.0, steps + 1) if steps > 1 else np.zeros(2)
+        knots = [low * (high / low) ** f for f in fractions]
+        knots[-1] = high
+        data = [self.probe(unit, x) for x in knots]
+        error, loss = self._prices(prices, unit)
+
+        # rows: bits, columns: units
+        label = self.labels[:, None]
+        allowed = (label >= self.bits_low[unit]) & (label <= self.bits_high[unit])
+        noise = self.noise(unit, label)
+        free = self.free_ratio(noise, unit)
+        constant = self._constant(unit, noise)
+        cap = self.ratio_high[unit]
+        best = np.full(unit.size, np.inf)
+        by_delay, by_energy, excluded = [], [], []
+
+        def priced(ratio: Any, lost: Any) -> Any:
+            return loss * lost + error * (self._error(ratio) + noise * (1.0 - ratio) + constant)
+
+        for at in data:
+            by_delay.append(self.by_delay(unit, label, at))
+            by_energy.append(self.by_energy(unit, label, at))
+            ratio = np.maximum(free, np.maximum(by_delay[-1], by_energy[-1]))
+            feasible = allowed & (ratio <= cap)
+            value = np.where(feasible, priced(np.minimum(ratio, cap), at[2]), np.inf)
+            best = np.minimum(best, value.min(axis=0))
+        lists = []
+        for i in range(steps):
+            ratio = np.maximum(free, np.maximum(by_delay[i + 1], by_energy[i]))
+            bound = priced(np.minimum(ratio, cap), data[i + 1][2])
+            rows, columns = np.nonzero(allowed & (ratio <= cap + _RATIO_SLACK) & (bound <= best))
+            excluded.append(columns.size)
+            lists.append(
+                CellList(
+                    unit[columns],
+                    self.labels[rows],
+                    knots[i][columns],
+                    knots[i + 1][columns],
+                    data[i][:, columns],
+                    data[i + 1][:, columns],
+                )
+            )
+        return CellList.join(lists)
+
+    def bound(self, prices: FloatArray, cells: CellList) -> tuple[FloatArray, FloatArray]:
+        """Return the lower bound of the module's proof, and the bound's least point (NaN left of the crossing)."""
+        unit, label = cells.unit, cells.label
+        low, high, at_low, at_high = cells.low, cells.high, cells.data_low, cells.data_high
+        noise = self.noise(unit, label)
+        free = self.free_ratio(noise, unit)
+        cap = self.ratio_high[unit]
+        error, loss = self._prices(prices, unit)
+        constant = self._constant(unit, noise)
+        delay_high = self.by_delay(unit, label, at_high)
+        energy_low, energy_high = self.by_energy(unit, label, at_low), self.by_energy(unit, label, at_high)
+        # everything at its best end: valid on any cell, exact where the whole cell lies left of the crossing
+        need = np.maximum(free, np.maximum(delay_high, energy_low))
+        capped = np.minimum(need, cap)
+        lower = loss * at_high[2] + error * (self._error(capped) + noise * (1.0 - capped) + constant)
+        lower = np.where(need > cap + _RATIO_SLACK, np.inf, lower)
+        point = np.full(low.size, np.nan)
+        rises = energy_low >= np.maximum(free, self.by_delay(unit, label, at_low))
+        falls = energy_high <= np.maximum(free, delay_high)
+        rows = np.flatnonzero(rises & ~falls & np.isfinite(lower) & (high > low))
+        if rows.size:
+            value, point[rows] = self._chord(rows, cells, noise, cap, error, loss, constant, energy_low, energy_high)
+            lower[rows] = np.maximum(lower[rows], value)
+        return lower, point
+
+    def split(self, prices: FloatArray, cells: CellList, point: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Split at the bound's least point; a cell around the crossing on both sides of it, next to it."""
+        first, second = point.copy(), point.copy()
+        rows = np.flatnonzero(np.isnan(point))
+        if rows.size:
+            unit, label = cells.unit[rows], cells.label[rows]
+            low, high = cells.low[rows], cells.high[rows]
+            root = self._crossing(unit, label, low, high, self.free_ratio(self.noise(unit, label), unit))
+            first[rows] = np.maximum(root * (1.0 - 4e-12), low)
+            second[rows] = np.minimum(root * (1.0 + 4e-12), high)
+        return first, second
+
+    def _chord(
+        self,
+        rows: Any,
+        cells: CellList,
+        noise: Any,
+        cap: Any,
+        error: Any,
+        loss: Any,
+        constant: Any,
+        energy_low: Any,
+        energy_high: Any,
+    ) -> tuple[Any, Any]:
+        """Lower bound alpha + beta/s + gamma s on cells right of the crossing, and its least point."""
+        low, high = cells.low[rows], cells.high[rows]
+        noise, cap, error, loss, constant = noise[rows], cap[rows], error[rows], loss[rows], constant[rows]
+        ratio_low, ratio_high = energy_low[rows], energy_high[rows]
+        lost_low, lost_high = cells.data_low[2, rows], cells.data_high[2, rows]
+        rise = (ratio_high - ratio_low) / (high - low)
+        # the chord lies below r_E, so a feasible point has a chord ratio within the cap
+        end = np.where(ratio_high > cap, low + np.maximum(cap - ratio_low, 0.0) / rise, high)
+        end = np.clip(end, low, high)
+        middle = ratio_low + 0.5 * rise * (end - low)
+        slope = np.maximum(self._error_slope(middle) - noise, 0.0)
+        base = self._error(middle) + noise * (1.0 - middle) + constant
+        fall = (lost_low - lost_high) / (1.0 / low - 1.0 / high)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            point = np.sqrt(loss * fall / (error * slope * rise))
+        point = np.clip(np.where(np.isnan(point), low, point), low, end)
+        value = loss * (lost_high + fall * (1.0 / point - 1.0 / high)) + error * (
+            base + slope * (ratio_low + rise * (point - low) - middle)
+        )
+        width = high - low
+        return value, np.clip(point, low + 0.02 * width, high - 0.02 * width)
+
+    def _crossing(self, unit: Any, label: Any, low: Any, high: Any, free: Any) -> FloatArray:
+        """SNR where r_E meets max(r_0, r_T): bracketed Newton in log SNR on an increasing function."""
+        delay_room = self.delay_budget[unit] - self.compute_delay[unit] * self.fixed_share
+        energy_room = self.energy_budget[unit] - self.compute_energy[unit] * self.fixed_share
+        # one row per coefficient, so that rows still moving can be packed together
+        table = np.stack(
+            [
+                np.log(low),
+                np.log(high),
+                0.5 * (np.log(low) + np.log(high)),
+                1.0 / self.bandwidth[unit],
+                1.0 / self.snr_per_watt[unit],
+                delay_room,
+                energy_room,
+                self.compute_delay[unit] * self.falling_share,
+                self.compute_energy[unit] * self.falling_share,
+                self.unpruned * label + self.once_bits,
+                self.parameters * (label + self.index_bits),
+                1.0 - free,
+            ]
+        )
+        root = table[2].copy()
+        moving = np.arange(root.size)
+        for _ in range(60):
+            left, right, point = table[0], table[1], table[2]
+            per_hertz, per_gain, delay_room, energy_room, delay_work, energy_work, once, each, most = table[3:]
+            snr = np.exp(point)
+            efficiency = channel.spectral_efficiency(snr, self.radio.fading)
+            seconds = per_hertz / efficiency
+            joules = seconds * snr * per_gain
+            kept_energy = (energy_room - once * joules) / (energy_work + each * joules)
+            kept_delay = (delay_room - once * seconds) / (delay_work + each * seconds)
+            difference = np.minimum(kept_delay, most) - kept_energy
+            above = difference >= 0.0
+            right = np.where(above, point, right)
+            left = np.where(above, left, point)
+            # elasticity of the spectral efficiency, d ln r / d ln s
+            if self.radio.fading == "rayleigh":
+                nats = efficiency * np.log(2.0)
+                elastic = np.clip((1.0 - nats / snr) / nats, 0.0, 1.0)
+            else:
+                elastic = snr / ((1.0 + snr) * np.log1p(snr))
+            slope = (once + kept_energy * each) / (energy_work + each * joules) * joules * (1.0 - elastic)
+            slope_delay = (once + kept_delay * each) / (delay_work + each * seconds) * seconds * elastic
+            slope += np.where(kept_delay < most, slope_delay, 0.0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                step = point - difference / slope
+            moved = np.where((step > left) & (step < right), step, 0.5 * (left + right))
+            root[moving] = moved
+            active = (np.abs(moved - point) > 1e-13 * np.maximum(1.0, np.abs(point))) & (right - left > 1e-14)
+            if not np.any(active):
+                break
+            table[0], table[1], table[2] = left, right, moved
+            table, moving = table[:, active], moving[active]
+        return np.exp(root)
+
+    def complete(
+        self, prices: FloatArray, unit: Any, label: Any, x: Any
+    ) -> tuple[dict[str, FloatArray], FloatArray]:
+        """Return ratio, bits, power and the two features at (bits, SNR)."""
+        data = self.probe(unit, x)
+        ratio = np.minimum(self.required_ratio(unit, label, data), self.ratio_high[unit])
+        noise = self.noise(unit, label)
+        weight = self.weight[unit]
+        gap = weight * (
+            self.transmission * data[2]
+            + self._error(ratio)
+            + noise * (1.0 - ratio)
+            + self._constant(unit, noise)
+        )
+        decision = {
+            "pruning_ratio": ratio,
+            "bits": label.astype(np.float64),
+            "power": np.clip(x / self.snr_per_watt[unit], *self._power_range(unit)),
+        }
+        return decision, np.stack([gap, weight * self.contraction * data[2]])
+
+    def _power_range(self, unit: Any) -> tuple[FloatArray, FloatArray]:
+        return self.low[unit] / self.snr_per_watt[unit], self.high[unit] / self.snr_per_watt[unit]
+
+    # -- infeasible devices
+
+    def _least_use(self, unit: Any, x: Any) -> tuple[FloatArray, FloatArray]:
+        """Delay and energy at the largest ratio and fewest bits."""
+        data = self.probe(unit, x)
+        label, kept = self.bits_low[unit], 1.0 - self.ratio_high[unit]
+        share = self.fixed_share + self.falling_share * kept
+        bits = compression.payload_bits(
+            kept * self.parameters,
+            label,
+            unpruned=self.unpruned,
+            header=self.once_bits,
+            index_per_weight=self.index_bits,
+        )
+        return share * self.compute_delay[unit] + bits * data[0], share * self.compute_energy[unit] + bits * data[1]
+
+    def _bisect(self, unit: Any, above: Any) -> tuple[FloatArray, FloatArray]:
+        """SNR bracket of the change of `above(delay, energy)` from False to True as the SNR grows."""
+        left, right = np.log(self.low[unit]), np.log(self.high[unit])
+        for _ in range(80):
+            middle = 0.5 * (left + right)
+            hit = above(*self._least_use(unit, np.exp(middle)))
+            left, right = np.where(hit, left, middle), np.where(hit, middle, right)
+        return np.maximum(np.exp(left), self.low[unit]), np.minimum(np.exp(right), self.high[unit])
+
+    def balanced(self, unit: Any) -> FloatArray:
+        """SNR at which the larger of delay and energy, each over its budget, is least."""
+        delay_budget, energy_budget = self.delay_budget[unit], self.energy_budget[unit]
+        left, right = self._bisect(unit, lambda t, e: e / energy_budget >= t / delay_budget)
+
+        def worst(x: Any) -> Any:
+            delay, energy = self._least_use(unit, x)
+            return np.maximum(delay / delay_budget, energy / energy_budget)
+
+        return np.where(worst(left) <= worst(right), left, right)
+
+    def least_violating(self, unit: Any) -> dict[str, FloatArray]:
+        """Return the decision that exceeds the budgets by the smallest common factor."""
+        return {
+            "pruning_ratio": self.ratio_high[unit].copy(),
+            "bits": self.bits_low[unit].astype(np.float64),
+            "power": np.clip(self.balanced(unit) / self.snr_per_watt[unit], *self._power_range(unit)),
+        }
+
+    def conflicts(self, unit: Any) -> list[Conflict]:
+        """Say for infeasible devices which budget is short and the smallest relaxations (delay, energy, both)."""
+        unit = np.asarray(unit, dtype=np.int64)
+        if unit.size == 0:
+            return []
+        delay_budget, energy_budget = self.delay_budget[unit], self.energy_budget[unit]
+        delay_fast, energy_fast = self._least_use(unit, self.high[unit])
+        delay_slow, energy_slow = self._least_use(unit, self.low[unit])
+        # raise the delay budget alone: the greatest power that the energy budget allows
+        left, right = self._bisect(unit, lambda t, e: e > energy_budget)
+        strongest = np.where(energy_fast <= energy_budget, self.high[unit], left)
+        delay_needed = np.where(energy_slow <= energy_budget, self._least_use(unit, strongest)[0], np.nan)
+        # raise the energy budget alone: the least power that the delay budget allows
+        left, right = self._bisect(unit, lambda t, e: t <= delay_budget)
+        weakest = np.where(delay_slow <= delay_budget, self.low[unit], right)
+        energy_needed = np.where(delay_fast <= delay_budget, self._least_use(unit, weakest)[1], np.nan)
+        delay, energy = self._least_use(unit, self.balanced(unit))
+        factor = np.maximum(delay / delay_budget, energy / energy_budget)
+        out = []
+        for i, u in enumerate(unit):
+            short_delay, short_energy = np.isnan(energy_needed[i]), np.isnan(delay_needed[i])
+            if short_delay and short_energy:
+                binding = "delay and energy, each alone"
+            elif short_delay:
+                binding = "delay"
+            elif short_energy:
+                binding = "energy"
+            else:
+                binding = "delay and energy together"
+            need_t = None if np.isnan(delay_needed[i]) else float(delay_needed[i])
+            need_e = None if np.isnan(energy_needed[i]) else float(energy_needed[i])
+            ways = []
+            if need_t is not None and need_t > delay_budget[i]:
+                ways.append(f"delay budget {format_si(delay_budget[i], 's')} -> {format_si(need_t, 's', 4)}")
+            if need_e is not None and need_e > energy_budget[i]:
+                ways.append(f"energy budget {format_si(energy_budget[i], 'J')} -> {format_si(need_e, 'J', 4)}")
+            ways.append(f"both budgets x {factor[i]:.4g}")
+            out.append(
+                Conflict(
+                    device=int(u),
+                    binding=binding,
+                    relax={"delay_budget": need_t, "energy_budget": need_e},
+                    budget={"delay_budget": float(delay_budget[i]), "energy_budget": float(energy_budget[i])},
+                    factor=float(factor[i]),
+                    text=f"device {int(u)}: {binding}; feasible with " + ", or ".join(ways),
+                )
+            )
+        return out
+
+    # -- rules of the baselines
+
+    def _least_ratio(self, label: int) -> tuple[FloatArray, FloatArray]:
+        """Least ratio that the budgets allow a device over all powers at a bit-width, and the SNR where it is."""
+        unit = np.arange(self.units)
+        labels = np.full(self.units, label)
+        left, right = np.log(self.low), np.log(self.high)
+        for _ in range(80):
+            middle = 0.5 * (left + right)
+            data = self.probe(unit, np.exp(middle))
+            hit = self.by_energy(unit, labels, data) >= self.by_delay(unit, labels, data)
+            left, right = np.where(hit, left, middle), np.where(hit, middle, right)
+        snr = np.clip(np.exp(left), self.low, self.high)
+        data = self.probe(unit, snr)
+        return np.maximum(self.by_delay(unit, labels, data), self.by_energy(unit, labels, data)), snr
+
+    def uniform(self, rng: np.random.Generator) -> Decision | None:
+        """Return the best decision with one ratio and one bit-width for all; None where there is none."""
+        everyone = np.arange(self.units)
+        best, chosen = np.inf, None
+        for bits in range(int(self.bits_low.max()), int(self.bits_high.min()) + 1):
+            least, snr = self._least_ratio(bits)
+            labels = np.full(self.units, bits)
+            free = float(np.max(self.free_ratio(self.noise(everyone, labels), everyone)))
+            ratio = max(float(least.max()), float(self.ratio_low.max()), min(free, float(self.ratio_high.min())))
+            if ratio > self.ratio_high.min() + _RATIO_SLACK:
+                continue
+            # the greatest power at which everyone can still afford the common ratio: fewest lost packets
+            left, right = np.log(snr), np.log(self.high)
+            for _ in range(60):
+                middle = 0.5 * (left + right)
+                over = self.by_energy(everyone, labels, self.probe(everyone, np.exp(middle))) > ratio
+                left, right = np.where(over, left, middle), np.where(over, middle, right)
+            fits = self.by_energy(everyone, labels, self.probe(everyone, self.high)) <= ratio
+            snr = np.where(fits, self.high, np.clip(np.exp(left), self.low, self.high))
+            data = self.probe(everyone, snr)
+            noise = self.noise(everyone, labels)
+            value = float(
+                np.sum(
+                    self.weight
+                    * (
+                        self.transmission * data[2]
+                        + self._error(np.asarray(ratio))
+                        + noise * (1.0 - ratio)
+                        + self._constant(everyone, noise)
+                    )
+                )
+            )
+            if value < best:
+                best = value
+                chosen = Decision(
+                    pruning_ratio=np.full(self.units, ratio),
+                    bits=labels.astype(np.float64),
+                    power=np.clip(snr / self.snr_per_watt, *self._power_range(everyone)),
+                )
+        return chosen
+
+    def random(self, rng: np.random.Generator) -> Decision | None:
+        """Return power, bits and ratio drawn at random within every budget; None if a device was never feasible."""
+        todo = np.arange(self.units)
+        out = {name: np.zeros(self.units) for name in ("pruning_ratio", "bits", "power")}
+        for _ in range(1000):
+            snr = np.exp(rng.uniform(np.log(self.low[todo]), np.log(self.high[todo])))
+            label = rng.integers(self.bits_low[todo], self.bits_high[todo] + 1)
+            data = self.probe(todo, snr)
+            least = np.maximum(self.by_delay(todo, label, data), self.by_energy(todo, label, data))
+            least = np.maximum(least, self.ratio_low[todo])
+            good = least <= self.ratio_high[todo]
+            share = rng.uniform(size=todo.size)
+            ratio = least + share * (self.ratio_high[todo] - least)
+            done = todo[good]
+            out["pruning_ratio"][done], out["bits"][done] = ratio[good], label[good]
+            out["power"][done] = np.clip(snr[good] / self.snr_per_watt[done], *self._power_range(done))
+            todo = todo[~good]
+            if todo.size == 0:
+                return Decision(out)
+        return None
+
+
+class _PowerSearch:
+    """Bayesian optimization's view: a power per device, the rest by the exact inner solution of theory 1d."""
+
+    name = "power"
+    logarithmic = True
+
+    def __init__(self, problem: LTFL, cells: _Cells) -> None:
+        self.cells = cells
+        self.lower, self.upper = problem._ranges["power"]
+
+    def _inner(self, power: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Best (value, bits, ratio) at each power, shape ``[..., units]``."""
+        cells = self.cells
+        unit = np.arange(cells.units)
+        data = cells.probe(unit, power * cells.snr_per_watt)
+        prices = np.array([1.0, 0.0])
+        best = np.full(power.shape, np.inf)
+        bits = np.broadcast_to(cells.bits_low.astype(np.float64), power.shape).copy()
+        ratio = np.broadcast_to(cells.ratio_high, power.shape).copy()
+        for width in cells.labels:
+            label = np.full(cells.units, width)
+            value = cells.value(prices, unit, label, None, data)
+            value = np.where((width >= cells.bits_low) & (width <= cells.bits_high), value, np.inf)
+            better = value < best
+            best = np.where(better, value, best)
+            bits = np.where(better, float(width), bits)
+            need = np.minimum(cells.required_ratio(unit, label, data), cells.ratio_high)
+            ratio = np.where(better, need, ratio)
+        return best, bits, ratio
+
+    def complete(self, x: FloatArray) -> Decision:
+        """Return the best decision at powers ``[..., units]``."""
+        power = np.asarray(x, dtype=np.float64)
+        _, bits, ratio = self._inner(power)
+        return Decision(pruning_ratio=ratio, bits=bits, power=power)
+
+    def unit_values(self, x: FloatArray) -> FloatArray:
+        """Return the gap per unit; where infeasible, more than any feasible value, growing with the excess."""
+        power = np.asarray(x, dtype=np.float64)
+        cells = self.cells
+        unit = np.arange(cells.units)
+        value, _, _ = self._inner(power)
+        delay, energy = cells._least_use(unit, power * cells.snr_per_watt)
+        excess = np.maximum(delay / cells.delay_budget, energy / cells.energy_budget)
+        worst = cells.weight * (cells.transmission + 2.0 * cells._error(np.ones(())))
+        return np.where(np.isfinite(value), value, worst * np.maximum(excess, 1.0))

@@ -1,0 +1,222 @@
+"""What every solver returns: the answer, how good it is, and why that is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from jointopt import report
+from jointopt.decision import Decision
+from jointopt.errors import InputError
+from jointopt.problem import Conflict, Evaluation, Problem
+from jointopt.system import FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SCHEMA", "Certificate", "Result", "Status", "load_decision", "write_json"]
+
+SCHEMA = "jointopt.result/1"
+ARRAYS_BESIDE = 10_000
+"""Above this many devices the arrays of a saved result go into an .npz file beside it."""
+
+Status = Literal["optimal", "feasible", "infeasible", "unbounded", "time_limit", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Why the lower bound holds.
+
+    Attributes
+    ----------
+    kind : {"exact", "dual", "branch", "relaxation", "none"}
+        ``exact``: every unit settled by bounds on cells that cover its whole range. ``dual``: the same at prices
+        on shared budgets, so a gap may remain. ``none``: nothing is claimed.
+    prices : dict
+        Prices on the sums at which the bound was computed.
+    unit_bounds : array, shape [units], optional
+        Lower bound of every unit's share at these prices.
+    cells : int
+        Cells examined.
+    tolerance : float
+        Relative gap asked for.
+    """
+
+    kind: Literal["exact", "dual", "branch", "relaxation", "none"] = "none"
+    prices: Mapping[str, float] = field(default_factory=dict)
+    unit_bounds: FloatArray | None = None
+    cells: int = 0
+    tolerance: float = 0.0
+    text: str = "no lower bound is known for this method"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A decision with its value, bound and story.
+
+    `value`, `lower_bound` and `gap` are None where unknown; `gap` is (value - lower_bound)/max(|value|, 1e-12).
+    For an infeasible problem `decision` is the least violating one and `infeasibility` says what is short.
+    """
+
+    problem: Problem
+    method: str
+    status: Status
+    decision: Decision | None
+    evaluation: Evaluation | None
+    value: float | None
+    lower_bound: float | None
+    certificate: Certificate
+    infeasibility: list[Conflict] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    message: str = ""
+    seconds: float = 0.0
+    n_evaluations: int = 0
+    seed: int | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """Relative certified gap, never negative; None without a bound."""
+        if self.value is None or self.lower_bound is None:
+            return None
+        return max(0.0, self.value - self.lower_bound) / max(abs(self.value), 1e-12)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the decision keeps every constraint."""
+        return self.status not in ("infeasible", "unbounded") and self.value is not None
+
+    def __repr__(self) -> str:
+        value = "none" if self.value is None else f"{self.value:.6g}"
+        gap = "no bound" if self.gap is None else f"gap {self.gap:.1e}"
+        return (
+            f"Result({self.problem.name}/{self.method}: {self.status}, value {value}, {gap}, "
+            f"{len(self.problem.system)} devices, {self.seconds:.3g} s)"
+        )
+
+    def summary(self) -> str:
+        """Return the answer in words and a table, for reading."""
+        return report.summary(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per device: decision, delay, energy, packet error, slack."""
+        return report.device_table(self.problem, self.decision, self.evaluation)
+
+    def explain(self) -> Any:
+        """Return which constraint is tight for whom, and why."""
+        if self.decision is None:
+            raise InputError("explain: the result holds no decision")
+        return self.problem.explain(self.decision)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data (arrays as NumPy arrays), the contract of the JSON file."""
+        from jointopt import __version__
+
+        evaluation: dict[str, Any] = {}
+        if self.evaluation is not None:
+            evaluation["parts"] = {k: float(v) for k, v in self.evaluation.parts.items()}
+            evaluation |= {k: np.asarray(v) for k, v in self.evaluation.quantities.items()}
+            evaluation["slack"] = {k: np.asarray(v) for k, v in self.evaluation.slack.items()}
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "seed": self.seed,
+            "problem": self.problem.name,
+            "settings": self.problem.settings(),
+            "method": self.method,
+            "status": self.status,
+            "value": self.value,
+            "lower_bound": self.lower_bound,
+            "gap": self.gap,
+            "certificate": {
+                "kind": self.certificate.kind,
+                "prices": dict(self.certificate.prices),
+                "cells": self.certificate.cells,
+                "tolerance": self.certificate.tolerance,
+                "text": self.certificate.text,
+            },
+            "seconds": self.seconds,
+            "n_evaluations": self.n_evaluations,
+            "message": self.message,
+            "decision": None if self.decision is None else {k: np.asarray(v) for k, v in self.decision.items()},
+            "evaluation": evaluation,
+            "infeasibility": [
+                {
+                    "device": c.device,
+                    "binding": c.binding,
+                    "relax": dict(c.relax),
+                    "budget": dict(c.budget),
+                    "factor": c.factor,
+                    "text": c.text,
+                }
+                for c in self.infeasibility
+            ],
+            "history": self.history,
+            "scenario": self.problem.system.to_dict(),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the JSON file (and an .npz beside it above 10,000 devices), whole or not at all."""
+        return write_json(self.to_dict(), path, devices=len(self.problem.system))
+
+
+def write_json(data: Mapping[str, Any], path: str | Path, *, devices: int = 0) -> Path:
+    """Write plain data as strict JSON, atomically; arrays go into an .npz beside it above 10,000 devices.
+
+    An array that went there stands in the JSON as ``{"npz": file, "key": name}``. NaN and infinity, which JSON
+    does not know, become null.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
+    """
+    path = Path(path)
+    arrays: dict[str, FloatArray] = {}
+    beside = path.with_suffix(".npz") if devices > ARRAYS_BESIDE else None
+
+    def plain(value: Any, where: str) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v, f"{where}.{k}" if where else str(k)) for k, v in value.items()}
+        if isinstance(value, np.generic):
+            value = value.item()
+        big = isinstance(value, (np.ndarray, list)) and len(np.shape(value)) > 0 and np.shape(value)[-1] == devices
+        if beside is not None and big:
+            arrays[where] = np.asarray(value)
+            return {"npz": beside.name, "key": where}
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if isinstance(value, (list, tuple)):
+            return [plain(v, where) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    text = json.dumps(plain(data, ""), indent=1, allow_nan=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if beside is not None:
+            _atomic(beside, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        _atomic(path, lambda file: file.write(text.encode("utf-8")))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from None
+    return path
+
+
+def _atomic(path: Path, write: Any) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,265 @@
+"""`solve`: one door to every method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jointopt.decision import Decision
+from jointopt.errors import InputError, nearest
+from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Problem
+from jointopt.result import Certificate, Result, Status
+from jointopt.solvers.alternating import alternating
+from jointopt.solvers.bayesian import bayesian
+from jointopt.solvers.exact import minimize_sums
+from jointopt.solvers.monitor import Monitor, Progress, StopSearch
+
+__all__ = ["METHODS", "methods", "solve"]
+
+METHODS = {
+    "exact": "global optimum from the problem's structure, with a certified lower bound",
+    "bayesian": "Bayesian optimization over the complicating variables around the closed-form inner solution",
+    "alternating": "the published closed forms applied in turn",
+}
+"""Methods for any problem; a problem adds its baselines by name."""
+
+
+def methods(problem: Problem) -> dict[str, str]:
+    """Return every method that can be asked of a problem, with one line on each."""
+    offered = problem.capabilities()
+    out = {}
+    if offered.sums is not None and offered.cells is not None:
+        out["exact"] = METHODS["exact"]
+    if offered.search is not None:
+        out["bayesian"] = METHODS["bayesian"]
+    if offered.blocks is not None:
+        out["alternating"] = METHODS["alternating"]
+    return out | {name: baseline.meaning for name, baseline in offered.baselines.items()}
+
+
+def solve(
+    problem: Problem,
+    *,
+    method: str = "auto",
+    gap: float = 1e-6,
+    seed: int | None = 0,
+    time_limit: float | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    **options: Any,
+) -> Result:
+    """Find the best decision of a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+        What to solve.
+    method : str
+        ``"auto"`` (exact where the problem has the structure), a name of `METHODS`, or one of the problem's
+        baselines (`methods` lists them).
+    gap : float
+        Relative certified gap at which the exact method may stop.
+    seed : int, optional
+        Seed of every random draw; the same seed gives the same result.
+    time_limit : float, optional
+        Seconds; the incumbent is returned when they are over.
+    callback : callable, optional
+        Called with a `Progress` after each evaluation. KeyboardInterrupt, from it or from the keyboard, returns
+        the incumbent with status ``interrupted``.
+    **options
+        Passed to the method: for ``bayesian`` `iterations`, `initial`, `backend`, `mode`; for ``alternating``
+        `max_iterations`, `tolerance`.
+
+    Returns
+    -------
+    Result
+        Infeasible problems are an answer: status ``infeasible`` with the reasons.
+
+    Raises
+    ------
+    InputError
+        For an unknown method or option, or one the problem's structure does not support.
+    """
+    if not isinstance(problem, Problem):
+        raise InputError(f"problem: expected a Problem, got {type(problem).__name__}")
+    if not 0.0 < gap < 1.0:
+        raise InputError(f"gap: {gap!r} must lie between 0 and 1")
+    if time_limit is not None and not time_limit > 0.0:
+        raise InputError(f"time_limit: {time_limit!r} s must be above 0")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
+        raise InputError(f"seed: {seed!r} must be a whole number of at least 0")
+    offered = problem.capabilities()
+    known = methods(problem)
+    if method == "auto":
+        method = "exact" if "exact" in known else "bayesian"
+    if method not in known:
+        why = " (this problem lacks the structure for it)" if method in METHODS else ""
+        raise InputError(f"method: unknown '{method}'{why}{nearest(method, known)}")
+    monitor = Monitor(problem, time_limit=time_limit, callback=callback)
+    run = _Run(problem, offered, method, gap, seed, monitor, options)
+    status: Status | None = None
+    try:
+        if method == "exact":
+            return run.exact()
+        if method in offered.baselines:
+            return run.baseline()
+        search = {"bayesian": bayesian, "alternating": alternating}[method]
+        message = search(problem, monitor, seed=seed, **options)
+    except StopSearch:
+        run.fallback()
+        message, status = f"stopped at the time limit of {time_limit:g} s", "time_limit"
+    except KeyboardInterrupt:
+        run.fallback()
+        message, status = "interrupted", "interrupted"
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error) and options:
+            raise InputError(f"method '{method}': {error}") from None
+        raise
+    return run.incumbent(message, status)
+
+
+class _Run:
+    """One call of `solve`."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        offered: Capabilities,
+        method: str,
+        gap: float,
+        seed: int | None,
+        monitor: Monitor,
+        options: dict[str, Any],
+    ) -> None:
+        self.problem, self.offered, self.method = problem, offered, method
+        self.gap, self.seed, self.monitor, self.options = gap, seed, monitor, options
+
+    def exact(self) -> Result:
+        """Solve by structure, with certificate."""
+        if self.options:
+            raise InputError(f"method 'exact': unknown option '{next(iter(self.options))}'")
+        sums, cells = self.offered.sums, self.offered.cells
+        assert sums is not None and cells is not None
+        answer = minimize_sums(sums, cells, gap=self.gap, stop=self.monitor.check)
+        decision = Decision(answer.decision)
+        self.monitor.n_evaluations = answer.cells
+        if answer.value is None:
+            conflicts = list(answer.shared)
+            if self.offered.conflicts is not None and answer.infeasible.size:
+                conflicts += self.offered.conflicts(answer.infeasible)
+            return self._result("infeasible", decision, None, None, Certificate(), conflicts, _infeasible(conflicts))
+        evaluation = self.problem.evaluate(decision)
+        value = float(evaluation.objective)
+        lower = None if answer.lower_bound is None else min(answer.lower_bound, value)
+        certificate = Certificate(
+            kind="exact" if answer.kind == "exact" else "dual",
+            prices=dict(zip(sums.features, (float(p) for p in answer.prices), strict=True)),
+            unit_bounds=answer.unit_bounds,
+            cells=answer.cells,
+            tolerance=self.gap,
+            text=(
+                "every unit's range is covered by cells whose lower bounds are proved"
+                if answer.kind == "exact"
+                else "dual bound at prices on the shared budgets; every unit settled by proved cell bounds"
+            ),
+        )
+        proved = lower is not None and value - lower <= self.gap * max(abs(value), 1e-12)
+        self.monitor.history = [*answer.history]
+        message = f"{cells.units} units settled with {answer.cells} cells"
+        return self._result("optimal" if proved else "feasible", decision, value, lower, certificate, [], message)
+
+    def baseline(self) -> Result:
+        """Solve a restricted problem, or follow a rule; the value is the full problem's."""
+        baseline = self.offered.baselines[self.method]
+        if self.options:
+            raise InputError(f"method '{self.method}': unknown option '{next(iter(self.options))}'")
+        if baseline.rule is not None:
+            decision = baseline.rule(np.random.default_rng(self.seed))
+            if decision is None:
+                message = f"no decision of this kind keeps every budget ({baseline.meaning})"
+                return self._result("infeasible", None, None, None, Certificate(), [], message)
+            self.monitor.offer(decision)
+            return self.incumbent(baseline.meaning, None)
+        assert baseline.restrict is not None
+        narrow = self.problem.restrict(**baseline.restrict)
+        inner = solve(narrow, method="exact", gap=self.gap, seed=self.seed)
+        text = f"{baseline.meaning}; {inner.message}"
+        certificate = Certificate(
+            kind="none", text="optimal within the baseline's restriction; no bound for the full problem is claimed"
+        )
+        self.monitor.n_evaluations = inner.n_evaluations
+        status: Status = "infeasible" if inner.status == "infeasible" else "feasible"
+        return Result(
+            problem=narrow,
+            method=self.method,
+            status=status,
+            decision=inner.decision,
+            evaluation=inner.evaluation,
+            value=inner.value,
+            lower_bound=None,
+            certificate=certificate,
+            infeasibility=inner.infeasibility,
+            message=text,
+            seconds=self.monitor.seconds,
+            n_evaluations=inner.n_evaluations,
+            seed=self.seed,
+        )
+
+    def fallback(self) -> None:
+        """Stopped before any decision was seen: offer the inner solution in the middle of the search range."""
+        search = self.offered.search
+        self.monitor.time_limit = self.monitor.callback = None
+        if self.monitor.best is None and search is not None:
+            middle = np.sqrt(search.lower * search.upper) if search.logarithmic else 0.5 * (search.lower + search.upper)
+            self.monitor.offer(search.complete(middle))
+
+    def incumbent(self, message: str, status: Status | None) -> Result:
+        """Return the best decision the monitor saw."""
+        decision, violation = self.monitor.best, self.monitor.least_violation
+        if decision is None or violation > FEASIBILITY_TOLERANCE:
+            conflicts = []
+            if decision is not None and self.offered.conflicts is not None:
+                broken = {u for name, u, _ in self.problem.evaluate(decision).broken() if u is not None}
+                conflicts = self.offered.conflicts(np.array(sorted(broken), dtype=np.int64))
+                conflicts = [c for c in conflicts if c.factor is None or c.factor > 1.0]
+            text = f"no feasible decision was found; {message}"
+            return self._result(status or "infeasible", decision, None, None, Certificate(), conflicts, text)
+        return self._result(
+            status or "feasible", decision, self.monitor.best_value, None, Certificate(), [], message
+        )
+
+    def _result(
+        self,
+        status: Status,
+        decision: Decision | None,
+        value: float | None,
+        lower: float | None,
+        certificate: Certificate,
+        conflicts: list[Conflict],
+        message: str,
+    ) -> Result:
+        return Result(
+            problem=self.problem,
+            method=self.method,
+            status=status,
+            decision=decision,
+            evaluation=None if decision is None else self.problem.evaluate(decision),
+            value=value,
+            lower_bound=lower,
+            certificate=certificate,
+            infeasibility=conflicts,
+            history=self.monitor.history,
+            message=message,
+            seconds=self.monitor.seconds,
+            n_evaluations=self.monitor.n_evaluations,
+            seed=self.seed,
+        )
+
+
+def _infeasible(conflicts: list[Conflict]) -> str:
+    devices = [c for c in conflicts if c.device is not None]
+    shared = [c for c in conflicts if c.device is None]
+    parts = [f"{len(devices)} devices cannot meet their budgets"] if devices else []
+    parts += [c.text for c in shared]
+    return "; ".join(parts) or "no feasible decision"

@@ -1,0 +1,199 @@
+"""Systems sampled from a seed, ready to solve.
+
+Every default is a choice of ours [S] unless it says otherwise. The constants of the convergence bound were measured
+in a short dense warm-up of the very networks named here (`jointopt.federated.measure_constants`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jointopt.errors import InputError, nearest
+from jointopt.models import channel, compression, cost
+from jointopt.system import Bound, Devices, FloatArray, Learner, Radio, System
+
+__all__ = ["PRESETS", "ltfl", "sionna_gains"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a data set and network bring: sizes, and constants measured on them."""
+
+    samples: tuple[int, int]
+    parameters: int
+    unpruned_parameters: int
+    bits_min: int
+    batch_size: int | None
+    activations: int
+    learning_rate: float
+    rounds: int
+    smoothness: float
+    weight_norm_squared: float
+    mask_energy: float
+    gradient_offset: float
+    quantizer_range: float
+    gradient_variance: float
+    initial_gap: float
+
+
+PRESETS = {
+    "digits": Preset(
+        samples=(40, 80),
+        parameters=4736,
+        unpruned_parameters=74,
+        bits_min=2,
+        batch_size=None,
+        activations=74,
+        learning_rate=0.2,
+        rounds=150,
+        smoothness=1.0,
+        weight_norm_squared=130.0,
+        mask_energy=3.4,
+        gradient_offset=5.2,
+        quantizer_range=0.7,
+        gradient_variance=4.0,
+        initial_gap=2.31,
+    ),
+    "fashion-mnist": Preset(
+        samples=(2000, 3000),
+        parameters=101_632,
+        unpruned_parameters=138,
+        bits_min=4,
+        batch_size=64,
+        activations=138,
+        learning_rate=0.1,
+        rounds=200,
+        smoothness=1.5,
+        weight_norm_squared=85.0,
+        mask_energy=11.0,
+        gradient_offset=18.0,
+        quantizer_range=1.3,
+        gradient_variance=30.0,
+        initial_gap=2.31,
+    ),
+}
+"""Sizes and measured constants by data set (20 devices, Dirichlet 0.5, multilayer perceptron)."""
+
+
+def ltfl(
+    devices: int = 20,
+    seed: int = 0,
+    *,
+    data: str = "digits",
+    samples: Any = None,
+    parameters: int | None = None,
+    unpruned_parameters: int | None = None,
+    batch_size: int | None = None,
+    tightness: float = 1.0,
+) -> System:
+    """Sample a system for the LTFL design.
+
+    Parameters
+    ----------
+    devices : int
+        Number of devices.
+    seed : int
+        Seed of every draw.
+    data : {"digits", "fashion-mnist"}
+        Whose network sizes and measured constants to use.
+    samples : array, shape [devices], optional
+        Samples per device; drawn when not given.
+    parameters, unpruned_parameters, batch_size : int, optional
+        Sizes of another network.
+    tightness : float
+        Divides the default delay and energy budgets.
+
+    Raises
+    ------
+    InputError
+        For an unknown data set, no devices, or a tightness that is not above 0.
+    """
+    if data not in PRESETS:
+        raise InputError(f"data: unknown '{data}'{nearest(data, PRESETS)}")
+    if isinstance(devices, bool) or not isinstance(devices, (int, np.integer)) or devices < 1:
+        raise InputError(f"devices: {devices!r} must be a whole number of at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed: {seed!r} must be a whole number of at least 0")
+    if not (np.isfinite(tightness) and tightness > 0):
+        raise InputError(f"tightness: {tightness!r} must be a finite number above 0")
+    preset = PRESETS[data]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, devices]))
+    weights = preset.parameters if parameters is None else parameters
+    fixed = preset.unpruned_parameters if unpruned_parameters is None else unpruned_parameters
+    batch = preset.batch_size if samples is None and parameters is None else batch_size
+    drawn = rng.integers(preset.samples[0], preset.samples[1], size=devices, endpoint=True).astype(np.float64)
+    frequency = rng.uniform(20e6, 50e6, size=devices)  # [R] range of the FedDPQ set-up
+    distance = rng.uniform(100.0, 500.0, size=devices)
+    spread = rng.uniform(0.5, 1.5, size=devices)
+    held = drawn if samples is None else np.asarray(samples, dtype=np.float64)
+
+    radio = Radio(
+        bandwidth=50e3,
+        distance=distance,
+        reference_gain=1e-3,
+        path_loss_exponent=3.8,
+    )
+    # about 40 cycles per parameter and sample: 6 operations of a training step on a core without vector units
+    cycles_per_sample = 40.0 * (weights + fixed)
+    processed = held if batch is None else np.minimum(held, float(batch))
+    delay, energy = _nominal(radio, processed, cycles_per_sample, frequency, weights + fixed)
+    return System(
+        name=f"ltfl-{data}-{devices}-seed{seed}",
+        devices=Devices(
+            samples=held,
+            cycles_per_sample=cycles_per_sample,
+            frequency=frequency,
+            capacitance=CAPACITANCE,
+            power_min=POWER[0],
+            power_max=POWER[1],
+            # One round is one clock for all, batteries differ. At 0.7 of the median dense round most optima are
+            # interior: some pruning, middle bits and powers; the rest shows what limits look like.
+            delay_budget=float(0.7 * np.median(delay) / tightness),
+            energy_budget=float(0.7 * np.median(energy) / tightness) * spread,
+        ),
+        radio=radio,
+        learner=Learner(
+            parameters=weights,
+            unpruned_parameters=fixed,
+            bits_min=preset.bits_min,
+            bits_max=16,
+            header_bits=64.0,
+            pruning_ratio_max=0.9,
+            batch_size=batch,
+            activations=preset.activations,
+        ),
+        bound=Bound(
+            smoothness=preset.smoothness,
+            weight_norm_squared=preset.weight_norm_squared,
+            mask_energy=preset.mask_energy,
+            gradient_offset=preset.gradient_offset,
+            quantizer_range=preset.quantizer_range,
+            gradient_variance=preset.gradient_variance,
+            initial_gap=preset.initial_gap,
+            learning_rate=preset.learning_rate,
+            rounds=preset.rounds,
+        ),
+    )
+
+
+POWER = (0.01, 0.1)
+"""Transmit power range [W]; [R] for the FedDPQ set-up."""
+CAPACITANCE = 1e-26
+NOMINAL_BITS = 8.0
+
+
+def _nominal(
+    radio: Radio, samples: FloatArray, cycles_per_sample: float, frequency: FloatArray, parameters: int
+) -> tuple[FloatArray, FloatArray]:
+    """Delay and energy of a dense round at 8 bits and the middle (geometric mean) power."""
+    power = float(np.sqrt(POWER[0] * POWER[1]))
+    noise = np.asarray(radio.bandwidth) * radio.noise_density
+    rate = channel.rate(radio.bandwidth, channel.snr(power, radio.gain, noise), radio.fading)
+    bits = compression.payload_bits(float(parameters), NOMINAL_BITS, header=64.0)
+    work = cost.cycles(samples, cycles_per_sample)
+    delay = cost.compute_delay(work, frequency) + cost.upload_delay(bits, rate)
+    energy = cost.compute_energy(work, frequency, CAPACITANCE) + cost.upload_energy(bits, rate, power)
+    return delay, energy
