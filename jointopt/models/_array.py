@@ -7,7 +7,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-__all__ = ["namespace"]
+__all__ = ["as_array", "namespace"]
 
 
 def namespace(*arrays: Any) -> Any:
@@ -17,3 +17,8 @@ def namespace(*arrays: Any) -> Any:
     if tensors:
         return array_api_compat.array_namespace(*tensors)
     return array_api_compat.array_namespace(np.empty(0))
+
+
+def as_array(value: Any, xp: Any) -> Any:
+    """Return an array as it is (a tensor keeps its graph) and a number as an array of the namespace."""
+    return value if array_api_compat.is_array_api_obj(value) else xp.asarray(value)

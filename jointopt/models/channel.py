@@ -51,9 +51,7 @@ def rate(bandwidth: Array, snr: Array, fading: Fading = "rayleigh") -> Array:
     return bandwidth * spectral_efficiency(snr, fading)
 
 
-def packet_error(
-    snr: Array, threshold: Array, law: PacketErrorLaw = "waterfall", fading: Fading = "rayleigh"
-) -> Array:
+def packet_error(snr: Array, threshold: Array, law: PacketErrorLaw = "waterfall", fading: Fading = "rayleigh") -> Array:
     """Probability q that a packet is lost (L5 [K]), decreasing in the SNR.
 
     Parameters

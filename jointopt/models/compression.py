@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jointopt.models._array import namespace
+from jointopt.models._array import as_array, namespace
 
 __all__ = [
     "channel_ratio",
@@ -32,7 +32,7 @@ Array = Any
 def kept_parameters(pruning_ratio: Array, parameters: Array) -> Array:
     """Weights kept, V - floor(ratio x V), with quotients within rounding of a whole number taken as whole (L1)."""
     xp = namespace(pruning_ratio)
-    removed = xp.asarray(pruning_ratio * parameters)
+    removed = as_array(pruning_ratio * parameters, xp)
     # 1e-9, or four roundings of the product where a float64 near it is coarser than that
     tolerance = xp.maximum(xp.full_like(removed, 1e-9), 4.0 * np.finfo(np.float64).eps * removed)
     return parameters - xp.floor(removed + tolerance)
@@ -118,4 +118,4 @@ def quantization_variance(components: Array, value_range: Array, bits: Array) ->
 def qsgd_factor(components: Array, levels: Array) -> Array:
     """Relative variance omega = min(d/s^2, sqrt(d)/s) of QSGD with s levels on d components (L1' [K])."""
     xp = namespace(components, levels)
-    return xp.minimum(xp.asarray(components / levels**2), xp.asarray(components**0.5 / levels))
+    return xp.minimum(as_array(components / levels**2, xp), as_array(components**0.5 / levels, xp))

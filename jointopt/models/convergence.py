@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jointopt.models._array import namespace
+from jointopt.models._array import as_array, namespace
 from jointopt.models.compression import quantization_variance
 
 __all__ = ["Gap", "average_gradient_bound", "error_cap", "gap", "optimality_gap"]
@@ -78,19 +78,19 @@ def gap(
     """
     return Gap(
         transmission=weight * (8.0 * gradient_offset + 2.0 * error_cap) * packet_error,
-        pruning=weight
-        * 2.0
-        * (smoothness**2 * weight_norm_squared * pruning_error + mask_energy * pruning_ratio),
+        pruning=weight * 2.0 * (smoothness**2 * weight_norm_squared * pruning_error + mask_energy * pruning_ratio),
         quantization=weight * 2.0 * quantization_variance,
         sampling=weight * 2.0 * sampling_variance + 0.0 * packet_error,
         contraction=weight * 8.0 * gradient_slope * packet_error,
     )
 
 
-def average_gradient_bound(gap: Array, contraction: Array, initial_gap: Array, learning_rate: Array, rounds: Array) -> Array:
+def average_gradient_bound(
+    gap: Array, contraction: Array, initial_gap: Array, learning_rate: Array, rounds: Array
+) -> Array:
     """Bound (2 Delta0/(eta T) + Gamma)/(1 - A) of the mean ||grad F||^2 (L4a [D]); infinite when A >= 1."""
     xp = namespace(gap, contraction)
-    slack = xp.asarray(1.0 - contraction)
+    slack = as_array(1.0 - contraction, xp)
     vacuous = slack <= 0.0
     safe = xp.where(vacuous, xp.ones_like(slack), slack)
     value = (2.0 * initial_gap / (learning_rate * rounds) + gap) / safe
@@ -98,7 +98,12 @@ def average_gradient_bound(gap: Array, contraction: Array, initial_gap: Array, l
 
 
 def optimality_gap(
-    gap: Array, contraction: Array, initial_gap: Array, learning_rate: Array, rounds: Array, strong_convexity: Array
+    gap: Array,
+    contraction: Array,
+    initial_gap: Array,
+    learning_rate: Array,
+    rounds: Array,
+    strong_convexity: Array,
 ) -> Array:
     """Bound c^T Delta0 + Gamma (1-c^T)/(2 mu (1-A)) of F(w^T) - F* under A5, c = 1 - eta mu (1-A) (L4 [D])."""
     shrink = 1.0 - learning_rate * strong_convexity * (1.0 - contraction)

@@ -105,9 +105,7 @@ def _torch_elementwise() -> Any:
     return Elementwise
 
 
-def _split(
-    x: _Vector, at: float, below: Callable[[_Vector], _Vector], above: Callable[[_Vector], _Vector]
-) -> _Vector:
+def _split(x: _Vector, at: float, below: Callable[[_Vector], _Vector], above: Callable[[_Vector], _Vector]) -> _Vector:
     """`below` where x <= at, `above` elsewhere (nan included), each evaluated only where it is needed."""
     low = x <= at
     if low.all():
@@ -253,9 +251,7 @@ def _x_exp_exp1_small(x: _Vector) -> _Vector:
 def _laguerre() -> list[tuple[float, float]]:
     """Nodes and weights of E[h(o)], o ~ Exp(1); the weights left out are below 1e-30."""
     nodes, weights = sc.roots_laguerre(64)
-    return [
-        (float(node), float(weight)) for node, weight in zip(nodes, weights, strict=True) if weight > 1e-30
-    ]
+    return [(float(node), float(weight)) for node, weight in zip(nodes, weights, strict=True) if weight > 1e-30]
 
 
 def _stieltjes_kernel(n: int, x: _Vector) -> _Vector:

@@ -60,8 +60,7 @@ def decades(low: float, high: float, count: int, *switches: float) -> np.ndarray
 def relative_error(values: Any, exact: Callable[[Any], Any], points: np.ndarray) -> float:
     assert np.all(np.isfinite(values))
     return max(
-        abs(float((mp.mpf(float(v)) - (e := exact(mp.mpf(float(p))))) / e))
-        for v, p in zip(values, points, strict=True)
+        abs(float((mp.mpf(float(v)) - (e := exact(mp.mpf(float(p))))) / e)) for v, p in zip(values, points, strict=True)
     )
 
 
@@ -131,9 +130,7 @@ def test_rayleigh_means_against_quadrature() -> None:
         ("lambertw", BRANCH + decades(-15, -1, 60, 1e-3), lambda x: mp.lambertw(x).real, 4e-15),
     ],
 )
-def test_relative_accuracy(
-    name: str, points: np.ndarray, exact: Callable[[Any], Any], tolerance: float
-) -> None:
+def test_relative_accuracy(name: str, points: np.ndarray, exact: Callable[[Any], Any], tolerance: float) -> None:
     assert relative_error(FUNCTIONS[name](points), exact, points) < tolerance
 
 
@@ -159,10 +156,7 @@ def test_torch_slopes_are_accurate(torch: Any) -> None:
     x = decades(-6, 5, 40, 1.0)
     assert relative_error(slope("exp_exp1", x), scaled_e1_derivative(1), x) < 2e-15
     x = decades(-15, 4, 40, 1.0)
-    assert (
-        relative_error(slope("rayleigh_packet_error", x), lambda v: 2 * mp.besselk(0, 2 * mp.sqrt(v)), x)
-        < 1e-13
-    )
+    assert relative_error(slope("rayleigh_packet_error", x), lambda v: 2 * mp.besselk(0, 2 * mp.sqrt(v)), x) < 1e-13
     x = decades(-12, 2.5, 40, 2.0)
     assert relative_error(slope("x_k1", x), lambda v: -v * mp.besselk(0, v), x) < 4e-15
     assert relative_error(slope("k0", x), lambda v: -mp.besselk(1, v), x) < 4e-15
@@ -186,9 +180,7 @@ def test_limits_and_invalid_arguments() -> None:
     }
     below = [-1.0, np.nextafter(BRANCH, -1.0)]
     for name, function in FUNCTIONS.items():
-        np.testing.assert_array_equal(
-            function([0.0, -0.0, math.inf]), [at_zero[name]] * 2 + [at_infinity[name]]
-        )
+        np.testing.assert_array_equal(function([0.0, -0.0, math.inf]), [at_zero[name]] * 2 + [at_infinity[name]])
         outside = below if name == "lambertw" else [*below, -1e-300]
         assert np.isnan(function([*outside, math.nan, -math.inf])).all(), name
         assert np.isfinite(function(np.array([1e-290, 1e-3, 1.0, 1e3, 1e100, 1e150]))).all(), name
