@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jointopt._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from jointopt import data, federated, models, plot, problems, pruning, solvers, study, systems
     from jointopt.decision import Decision
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from jointopt.solvers import methods, solve
     from jointopt.study import compare, train
     from jointopt.system import Bound, Devices, Learner, Radio, System
-
-__version__ = "0.1.0"
 
 _SUBMODULES = (
     "data",

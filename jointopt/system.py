@@ -8,7 +8,6 @@ arrays of shape ``[devices]``; a single number is spread over all devices. Strin
 from __future__ import annotations
 
 import csv
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, mod
 from pydantic_core import core_schema
 
 from jointopt.errors import InputError, nearest
+from jointopt.files import read_json
 from jointopt.units import parse_quantity
 
 __all__ = ["Bound", "Devices", "FloatArray", "Learner", "Radio", "System"]
@@ -107,17 +107,13 @@ class Quantity:
 class Section(BaseModel):
     """Base of the parts of a system: frozen, no unknown keys, errors as `InputError`."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True)
 
     def __init__(self, **fields: Any) -> None:
         unknown = [name for name in fields if name not in type(self).model_fields]
         if unknown:
             section = type(self).__name__.lower()
-            raise InputError(
-                f"{section}: unknown key '{unknown[0]}'{nearest(unknown[0], type(self).model_fields)}"
-            )
+            raise InputError(f"{section}: unknown key '{unknown[0]}'{nearest(unknown[0], type(self).model_fields)}")
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -140,9 +136,7 @@ class Section(BaseModel):
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(
-            np.array_equal(getattr(self, name), getattr(other, name)) for name in type(self).model_fields
-        )
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -184,21 +178,21 @@ def _input_error(section: str, error: ValidationError) -> InputError:
 class Devices(Section):
     """The devices: data, processor, power range, budgets per round. Arrays of shape ``[devices]``."""
 
-    samples: Annotated[FloatArray, Quantity(at_least=1, integer=True, array=True)]
+    samples: Annotated[Any, Quantity(at_least=1, integer=True, array=True)]
     """Training samples held, N_u."""
-    cycles_per_sample: Annotated[FloatArray, Quantity(above=0, array=True)]
+    cycles_per_sample: Annotated[Any, Quantity(above=0, array=True)]
     """Processor cycles to train on one sample with the dense model, c0."""
-    frequency: Annotated[FloatArray, Quantity("Hz", above=0, array=True)]
+    frequency: Annotated[Any, Quantity("Hz", above=0, array=True)]
     """Processor frequency f_u [cycle/s]."""
-    capacitance: Annotated[FloatArray, Quantity("J*s**2", array=True)]
+    capacitance: Annotated[Any, Quantity("J*s**2", array=True)]
     """Effective capacitance k_c [J s^2/cycle^3]: energy = k_c f^2 x cycles."""
-    power_min: Annotated[FloatArray, Quantity("W", above=0, array=True)]
+    power_min: Annotated[Any, Quantity("W", above=0, array=True)]
     """Least transmit power [W]."""
-    power_max: Annotated[FloatArray, Quantity("W", above=0, array=True)]
+    power_max: Annotated[Any, Quantity("W", above=0, array=True)]
     """Greatest transmit power [W]."""
-    delay_budget: Annotated[FloatArray, Quantity("s", above=0, array=True)]
+    delay_budget: Annotated[Any, Quantity("s", above=0, array=True)]
     """Longest allowed round [s]: compute plus upload."""
-    energy_budget: Annotated[FloatArray, Quantity("J", above=0, array=True)]
+    energy_budget: Annotated[Any, Quantity("J", above=0, array=True)]
     """Most energy allowed in a round [J]: compute plus upload."""
     count: Annotated[int | None, Quantity(at_least=1, integer=True, optional=True)] = None
     """Number of devices; needed only when every array is given as one number."""
@@ -232,17 +226,17 @@ class Devices(Section):
 class Radio(Section):
     """The uplink. Per-device fields have shape ``[devices]``."""
 
-    bandwidth: Annotated[FloatArray | None, Quantity("Hz", above=0, array=True, optional=True)] = None
+    bandwidth: Annotated[Any, Quantity("Hz", above=0, array=True, optional=True)] = None
     """Sub-band of each device [Hz]; give this or `total_bandwidth`."""
     total_bandwidth: Annotated[float | None, Quantity("Hz", above=0, optional=True)] = None
     """Band shared by all [Hz]; split equally by designs that do not choose the split."""
     noise_density: Annotated[float, Quantity("W/Hz", above=0)] = 10 ** (-17.4) * 1e-3
     """Noise power spectral density N0 [W/Hz]; the default is -174 dBm/Hz."""
-    interference: Annotated[FloatArray, Quantity("W", array=True)] = np.zeros(())
+    interference: Annotated[Any, Quantity("W", array=True)] = np.zeros(())
     """Interference power I_u [W]."""
-    gain: Annotated[FloatArray | None, Quantity(above=0, array=True, optional=True)] = None
+    gain: Annotated[Any, Quantity(above=0, array=True, optional=True)] = None
     """Mean channel power gain; give this, or `distance`, or `gain_file`."""
-    distance: Annotated[FloatArray | None, Quantity("m", above=0, array=True, optional=True)] = None
+    distance: Annotated[Any, Quantity("m", above=0, array=True, optional=True)] = None
     """Distance [m]; used for the gain where `gain` is not given, else for plots only."""
     reference_gain: Annotated[float, Quantity(above=0)] = 1e-3
     """Gain at 1 m of the path-loss law."""
@@ -306,9 +300,7 @@ def _read_gains(path: Path) -> FloatArray:
         try:
             gains.append(parse_quantity(row[column], "", f"radio.gain_file, device {line}"))
         except IndexError:
-            raise InputError(
-                f"radio.gain_file, device {line}: the row {row} has no column {column}"
-            ) from None
+            raise InputError(f"radio.gain_file, device {line}: the row {row} has no column {column}") from None
     if not gains:
         raise InputError(f"radio.gain_file: {str(path)!r} holds no gains")
     array = np.array(gains)
@@ -376,7 +368,7 @@ class Bound(Section):
     """zeta_1 of ||grad F_u||^2 <= zeta_1 + zeta_2 ||grad F||^2."""
     gradient_slope: Annotated[float, Quantity()] = 0.0
     """zeta_2 of ||grad F_u||^2 <= zeta_1 + zeta_2 ||grad F||^2."""
-    quantizer_range: Annotated[FloatArray, Quantity(above=0, array=True)]
+    quantizer_range: Annotated[Any, Quantity(above=0, array=True)]
     """Delta_u: range (largest minus smallest entry) of what device u quantizes, shape [devices]."""
     gradient_variance: Annotated[float, Quantity()] = 0.0
     """sigma^2: variance of one sample's gradient; enters divided by the batch size."""
@@ -471,10 +463,20 @@ class System(Section):
             if key not in owners:
                 raise InputError(f"system: unknown field '{key}'{nearest(key, owners)}")
             grouped.setdefault(owners[key], {})[key] = value
-        if "distance" in grouped.get("radio", {}) and "gain" not in grouped["radio"]:
-            grouped["radio"]["gain"] = None
-        new = {name: sections[name].replace(**values) for name, values in grouped.items()}
-        return System(**{**sections, **new, "name": self.name})
+        radio = grouped.get("radio", {})
+        # a changed cause replaces what was derived from it
+        for derived, causes in (
+            ("gain", {"distance", "path_loss_exponent", "reference_gain", "gain_file"}),
+            ("bandwidth", {"total_bandwidth"}),
+        ):
+            changed = causes & set(radio)
+            if not changed or derived in radio:
+                continue
+            if changed <= {"path_loss_exponent", "reference_gain"} and self.radio.distance is None:
+                raise InputError(f"radio.{min(changed)}: has no effect without radio.distance")
+            radio[derived] = None
+        new: dict[str, Any] = {name: section.replace(**grouped.get(name, {})) for name, section in sections.items()}
+        return System(**new, name=self.name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every number, SI, nested by section; `from_dict` reads it back."""
@@ -523,12 +525,7 @@ class System(Section):
     def from_json(cls, path: str | Path) -> System:
         """Read a scenario from JSON: a dictionary as `to_dict` makes it, or a saved result that holds one."""
         path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read ({error})") from None
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{path}: is not valid JSON ({error})") from None
+        data = read_json(path)
         if isinstance(data, dict) and "scenario" in data:
             data = data["scenario"]
         return cls.from_dict(data, folder=path.parent)
@@ -544,7 +541,7 @@ class System(Section):
         template : System, optional
             Radio, processors, budgets and constants to keep; sampled from `seed` when not given.
         """
-        sizes = {
+        sizes: dict[str, Any] = {
             "samples": np.asarray(task.samples, dtype=np.float64),
             "parameters": int(task.parameters),
             "unpruned_parameters": int(task.unpruned_parameters),
