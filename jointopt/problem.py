@@ -32,8 +32,8 @@ __all__ = [
     "Baseline",
     "Blocks",
     "Capabilities",
-    "Cells",
     "CellList",
+    "Cells",
     "Conflict",
     "Evaluation",
     "Problem",
@@ -66,6 +66,11 @@ class Variable:
             )
 
 
+def _plain(values: Array) -> FloatArray:
+    """Values as a NumPy array, whatever a torch tensor's graph."""
+    return np.asarray(values.detach() if hasattr(values, "detach") else values)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A problem's functions at a decision (or a batch of decisions, shape ``[...]``).
@@ -94,7 +99,7 @@ class Evaluation:
         """Largest relative violation over constraints and devices, shape [...]; 0 when feasible."""
         worst: Any = 0.0
         for name, slack in self.slack.items():
-            relative = np.maximum(-np.asarray(slack) / np.asarray(self.scale[name]), 0.0)
+            relative = np.maximum(-_plain(slack) / _plain(self.scale[name]), 0.0)
             batch = np.ndim(self.objective)
             worst = np.maximum(worst, relative.max(axis=-1) if relative.ndim > batch else relative)
         return np.asarray(worst, dtype=np.float64)
@@ -106,8 +111,8 @@ class Evaluation:
     def broken(self, tolerance: float = FEASIBILITY_TOLERANCE) -> Iterator[tuple[str, int | None, float]]:
         """Yield (constraint, device or None, shortfall in SI) of every violated constraint of one decision."""
         for name, slack in self.slack.items():
-            short = -np.atleast_1d(np.asarray(slack))
-            scale = np.broadcast_to(np.asarray(self.scale[name]), short.shape)
+            short = -np.atleast_1d(_plain(slack))
+            scale = np.broadcast_to(_plain(self.scale[name]), short.shape)
             for u in np.flatnonzero(short > tolerance * scale):
                 yield name, (int(u) if np.ndim(slack) else None), float(short[u])
 
@@ -224,6 +229,10 @@ class Cells(Protocol):
         """Return the full decision and the features, shape [features, points], at (x, label)."""
         ...
 
+    def capped(self, feature: int, caps: FloatArray) -> Cells:
+        """Return the same units, each with feature `feature` at most `caps` [units] (every cap can be met)."""
+        ...
+
     def least_violating(self, unit: Any) -> dict[str, FloatArray]:
         """Return the decision of units without a feasible point that exceeds their budgets least."""
         ...
@@ -236,6 +245,8 @@ class Search(Protocol):
     lower: FloatArray
     upper: FloatArray
     logarithmic: bool
+    attribute: FloatArray
+    """One number per unit that a policy may depend on, such as the logarithm of the mean gain."""
 
     def complete(self, x: FloatArray) -> Decision:
         """Return the best decision at x, shape ``[..., units]``; the least violating one where none is feasible."""
@@ -279,6 +290,7 @@ class Problem(ABC):
     """A system together with what can be chosen in it, what is minimised and what must hold."""
 
     name: str = "problem"
+    minimises: str = ""
     system: System
 
     @property
@@ -312,9 +324,7 @@ class Problem(ABC):
         if missing:
             raise InputError(f"decision: '{missing[0]}' is missing")
         if decision.devices not in (1, len(self.system)):
-            raise InputError(
-                f"decision: was made for {decision.devices} devices, the scenario has {len(self.system)}"
-            )
+            raise InputError(f"decision: was made for {decision.devices} devices, the scenario has {len(self.system)}")
 
     def explain(self, decision: Decision) -> Any:
         """Return a table: which constraint is tight for whom, and why."""

@@ -70,7 +70,13 @@ class Explanation:
     def __str__(self) -> str:
         table = text_table(
             [
-                [str(row["device"]), f"{row['delay_use']:.1%}", f"{row['energy_use']:.1%}", row["tight"], row["why"]]
+                [
+                    str(row["device"]),
+                    f"{row['delay_use']:.1%}",
+                    f"{row['energy_use']:.1%}",
+                    row["tight"],
+                    row["why"],
+                ]
                 for row in self.rows[:_SHOWN]
             ],
             ["device", "delay used", "energy used", "tight", "why"],
@@ -168,7 +174,9 @@ def summary(result: Any) -> str:
         contraction = result.evaluation.quantities.get("contraction")
         if contraction is not None:
             bound = float(result.evaluation.quantities["bound"])
-            lines.append(f"A = {float(contraction):.4g} (must stay below 1); bound of the mean ||grad F||^2: {bound:.4g}")
+            lines.append(
+                f"A = {float(contraction):.4g} (must stay below 1); bound of the mean ||grad F||^2: {bound:.4g}"
+            )
     if result.message:
         lines.append(f"{result.message}; {format_si(result.seconds, 's')}, {result.n_evaluations} evaluations")
     if result.infeasibility:

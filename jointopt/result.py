@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jointopt import report
+from jointopt._version import __version__
 from jointopt.decision import Decision
 from jointopt.errors import InputError
+from jointopt.files import write_json
 from jointopt.problem import Conflict, Evaluation, Problem
 from jointopt.system import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Certificate", "Result", "Status", "load_decision", "write_json"]
+__all__ = ["SCHEMA", "Certificate", "Result", "Status"]
 
 SCHEMA = "jointopt.result/1"
-ARRAYS_BESIDE = 10_000
-"""Above this many devices the arrays of a saved result go into an .npz file beside it."""
-
 Status = Literal["optimal", "feasible", "infeasible", "unbounded", "time_limit", "interrupted"]
 
 
@@ -117,8 +112,6 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (arrays as NumPy arrays), the contract of the JSON file."""
-        from jointopt import __version__
-
         evaluation: dict[str, Any] = {}
         if self.evaluation is not None:
             evaluation["parts"] = {k: float(v) for k, v in self.evaluation.parts.items()}
@@ -165,58 +158,3 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the JSON file (and an .npz beside it above 10,000 devices), whole or not at all."""
         return write_json(self.to_dict(), path, devices=len(self.problem.system))
-
-
-def write_json(data: Mapping[str, Any], path: str | Path, *, devices: int = 0) -> Path:
-    """Write plain data as strict JSON, atomically; arrays go into an .npz beside it above 10,000 devices.
-
-    An array that went there stands in the JSON as ``{"npz": file, "key": name}``. NaN and infinity, which JSON
-    does not know, become null.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be written.
-    """
-    path = Path(path)
-    arrays: dict[str, FloatArray] = {}
-    beside = path.with_suffix(".npz") if devices > ARRAYS_BESIDE else None
-
-    def plain(value: Any, where: str) -> Any:
-        if isinstance(value, Mapping):
-            return {str(k): plain(v, f"{where}.{k}" if where else str(k)) for k, v in value.items()}
-        if isinstance(value, np.generic):
-            value = value.item()
-        big = isinstance(value, (np.ndarray, list)) and len(np.shape(value)) > 0 and np.shape(value)[-1] == devices
-        if beside is not None and big:
-            arrays[where] = np.asarray(value)
-            return {"npz": beside.name, "key": where}
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if isinstance(value, (list, tuple)):
-            return [plain(v, where) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
-    text = json.dumps(plain(data, ""), indent=1, allow_nan=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if beside is not None:
-            _atomic(beside, lambda file: np.savez(file, allow_pickle=False, **arrays))
-        _atomic(path, lambda file: file.write(text.encode("utf-8")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error})") from None
-    return path
-
-
-def _atomic(path: Path, write: Any) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from jointopt.errors import InputError, nearest
-from jointopt.problem import Problem
 from jointopt.problems.ltfl import LTFL
 
 __all__ = ["DESIGNS", "LTFL", "get"]
 
-DESIGNS: dict[str, Callable[..., Problem]] = {"ltfl": LTFL}
+DESIGNS: dict[str, Any] = {"ltfl": LTFL}
 """Designs by the name used on the command line and in files."""
 
 
-def get(name: str) -> Callable[..., Problem]:
+def get(name: str) -> Any:
     """Return the problem class of a design.
 
     Raises

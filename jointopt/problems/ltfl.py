@@ -24,6 +24,7 @@ and the true function agree at the cell's ends. Nothing is sampled and no single
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -51,8 +52,9 @@ __all__ = ["LTFL"]
 CONTRACTION_LIMIT = 1.0 - 1e-6
 """A < 1 is strict; a closed limit just below it keeps the minimum attained and the bound finite."""
 
-# A ratio may exceed its cap by this much before a point counts as infeasible: rounding of the budgets' quotients.
-_RATIO_SLACK = 1e-12
+# A required ratio may exceed its cap by this share of the kept fraction before a point counts as infeasible. Budgets
+# are then exceeded by at most as much: what a feasible decision is allowed (FEASIBILITY_TOLERANCE).
+_CAP_SLACK = 0.9e-9
 
 
 class LTFL(Problem):
@@ -68,6 +70,7 @@ class LTFL(Problem):
     """
 
     name = "ltfl"
+    minimises = "convergence gap under per-device delay and energy budgets"
 
     def __init__(
         self,
@@ -120,7 +123,12 @@ class LTFL(Problem):
             if name not in new:
                 raise InputError(f"restrict: unknown variable '{name}'{nearest(name, new)}")
             pair = value if isinstance(value, tuple) else (value, value)
-            low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
+            try:
+                low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"restrict: {name}={value!r} must be a number, an array over {size} devices, or a pair of these"
+                ) from None
             if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
                 raise InputError(f"restrict: {name}={value!r} is not a finite range")
             new[name] = (low, high)
@@ -243,10 +251,7 @@ class LTFL(Problem):
             slack[variable.name] = inside
             scale[variable.name] = variable.upper if variable.name == "power" else 1.0
         memory = 4.0 * (kept + learner.unpruned_parameters) + (
-            4.0
-            * learner.activations
-            * array(system.batch)
-            * compression.memory_factor(ratio, learner.memory_law)
+            4.0 * learner.activations * array(system.batch) * compression.memory_factor(ratio, learner.memory_law)
         )
         return Evaluation(
             objective=total if self.objective == "gap" else average,
@@ -311,9 +316,7 @@ class LTFL(Problem):
             return decision.with_(bits=cells.most_bits(everyone, decision["pruning_ratio"], data))
 
         def start() -> Decision:
-            return ratio_step(
-                Decision(bits=self._ranges["bits"][1], power=power, pruning_ratio=np.zeros(cells.units))
-            )
+            return ratio_step(Decision(bits=self._ranges["bits"][1], power=power, pruning_ratio=np.zeros(cells.units)))
 
         return Blocks(start=start, steps={"bits": bits_step, "pruning_ratio": ratio_step})
 
@@ -349,9 +352,10 @@ class _Cells:
         self.units = len(system)
         self.radio = radio
         self.snr_per_watt = radio.gain / system.noise_power
-        power_low, power_high = problem._ranges["power"]
-        self.low, self.high = power_low * self.snr_per_watt, power_high * self.snr_per_watt
+        self.power_low, self.power_high = problem._ranges["power"]
+        self.low, self.high = self.power_low * self.snr_per_watt, self.power_high * self.snr_per_watt
         self.ratio_low, self.ratio_high = problem._ranges["pruning_ratio"]
+        self.ratio_limit = self.ratio_high + _CAP_SLACK * (1.0 - self.ratio_high)
         self.bits_low, self.bits_high = (np.rint(b).astype(np.int64) for b in problem._ranges["bits"])
         self.labels = np.arange(self.bits_low.min(), self.bits_high.max() + 1)
         self.bandwidth = radio.bandwidth
@@ -377,9 +381,7 @@ class _Cells:
         self.noise_factor = np.zeros(self.labels.max() + 1)
         widths = self.labels.astype(np.float64)
         self.noise_factor[self.labels] = 2.0 * compression.quantization_variance(self.parameters, 1.0, widths)
-        self.threshold = (
-            radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
-        )
+        self.threshold = radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
 
     # -- the model, as functions of what was probed at an SNR: seconds per bit, joules per bit, packet error
 
@@ -458,12 +460,10 @@ class _Cells:
         noise = self.noise(unit, label)
         ratio = self.required_ratio(unit, label, data)
         cap = self.ratio_high[unit]
-        feasible = ratio <= cap + _RATIO_SLACK
+        feasible = ratio <= self.ratio_limit[unit]
         ratio = np.minimum(ratio, cap)
         error, loss = self._prices(prices, unit)
-        total = loss * data[2] + error * (
-            self._error(ratio) + noise * (1.0 - ratio) + self._constant(unit, noise)
-        )
+        total = loss * data[2] + error * (self._error(ratio) + noise * (1.0 - ratio) + self._constant(unit, noise))
         return np.where(feasible, total, np.inf)
 
     def cover(self, prices: FloatArray, units: slice) -> CellList:
@@ -494,14 +494,14 @@ class _Cells:
             by_delay.append(self.by_delay(unit, label, at))
             by_energy.append(self.by_energy(unit, label, at))
             ratio = np.maximum(free, np.maximum(by_delay[-1], by_energy[-1]))
-            feasible = allowed & (ratio <= cap)
+            feasible = allowed & (ratio <= self.ratio_limit[unit])
             value = np.where(feasible, priced(np.minimum(ratio, cap), at[2]), np.inf)
             best = np.minimum(best, value.min(axis=0))
         lists = []
         for i in range(steps):
             ratio = np.maximum(free, np.maximum(by_delay[i + 1], by_energy[i]))
             bound = priced(np.minimum(ratio, cap), data[i + 1][2])
-            rows, columns = np.nonzero(allowed & (ratio <= cap + _RATIO_SLACK) & (bound <= best))
+            rows, columns = np.nonzero(allowed & (ratio <= self.ratio_limit[unit]) & (bound <= best))
             excluded.append(columns.size)
             lists.append(
                 CellList(
@@ -530,7 +530,7 @@ class _Cells:
         need = np.maximum(free, np.maximum(delay_high, energy_low))
         capped = np.minimum(need, cap)
         lower = loss * at_high[2] + error * (self._error(capped) + noise * (1.0 - capped) + constant)
-        lower = np.where(need > cap + _RATIO_SLACK, np.inf, lower)
+        lower = np.where(need > self.ratio_limit[unit], np.inf, lower)
         point = np.full(low.size, np.nan)
         rises = energy_low >= np.maximum(free, self.by_delay(unit, label, at_low))
         falls = energy_high <= np.maximum(free, delay_high)
@@ -548,8 +548,11 @@ class _Cells:
             unit, label = cells.unit[rows], cells.label[rows]
             low, high = cells.low[rows], cells.high[rows]
             root = self._crossing(unit, label, low, high, self.free_ratio(self.noise(unit, label), unit))
-            first[rows] = np.maximum(root * (1.0 - 4e-12), low)
-            second[rows] = np.minimum(root * (1.0 + 4e-12), high)
+            # next to the crossing what is left is rounding: halve it
+            narrow = high <= low * (1.0 + 1e-10)
+            middle = 0.5 * (low + high)
+            first[rows] = np.where(narrow, middle, np.maximum(root * (1.0 - 4e-12), low))
+            second[rows] = np.where(narrow, middle, np.minimum(root * (1.0 + 4e-12), high))
         return first, second
 
     def _chord(
@@ -571,14 +574,14 @@ class _Cells:
         lost_low, lost_high = cells.data_low[2, rows], cells.data_high[2, rows]
         rise = (ratio_high - ratio_low) / (high - low)
         # the chord lies below r_E, so a feasible point has a chord ratio within the cap
-        end = np.where(ratio_high > cap, low + np.maximum(cap - ratio_low, 0.0) / rise, high)
+        end = np.where(ratio_high > cap, low + np.maximum(cap - ratio_low, 0.0) / np.maximum(rise, 1e-300), high)
         end = np.clip(end, low, high)
         middle = ratio_low + 0.5 * rise * (end - low)
         slope = np.maximum(self._error_slope(middle) - noise, 0.0)
         base = self._error(middle) + noise * (1.0 - middle) + constant
         fall = (lost_low - lost_high) / (1.0 / low - 1.0 / high)
         with np.errstate(divide="ignore", invalid="ignore"):
-            point = np.sqrt(loss * fall / (error * slope * rise))
+            point = np.sqrt(loss * fall / np.abs(error * slope * rise))
         point = np.clip(np.where(np.isnan(point), low, point), low, end)
         value = loss * (lost_high + fall * (1.0 / point - 1.0 / high)) + error * (
             base + slope * (ratio_low + rise * (point - low) - middle)
@@ -642,19 +645,14 @@ class _Cells:
             table, moving = table[:, active], moving[active]
         return np.exp(root)
 
-    def complete(
-        self, prices: FloatArray, unit: Any, label: Any, x: Any
-    ) -> tuple[dict[str, FloatArray], FloatArray]:
+    def complete(self, prices: FloatArray, unit: Any, label: Any, x: Any) -> tuple[dict[str, FloatArray], FloatArray]:
         """Return ratio, bits, power and the two features at (bits, SNR)."""
         data = self.probe(unit, x)
         ratio = np.minimum(self.required_ratio(unit, label, data), self.ratio_high[unit])
         noise = self.noise(unit, label)
         weight = self.weight[unit]
         gap = weight * (
-            self.transmission * data[2]
-            + self._error(ratio)
-            + noise * (1.0 - ratio)
-            + self._constant(unit, noise)
+            self.transmission * data[2] + self._error(ratio) + noise * (1.0 - ratio) + self._constant(unit, noise)
         )
         decision = {
             "pruning_ratio": ratio,
@@ -664,7 +662,7 @@ class _Cells:
         return decision, np.stack([gap, weight * self.contraction * data[2]])
 
     def _power_range(self, unit: Any) -> tuple[FloatArray, FloatArray]:
-        return self.low[unit] / self.snr_per_watt[unit], self.high[unit] / self.snr_per_watt[unit]
+        return self.power_low[unit], self.power_high[unit]
 
     # -- infeasible devices
 
@@ -701,6 +699,23 @@ class _Cells:
             return np.maximum(delay / delay_budget, energy / energy_budget)
 
         return np.where(worst(left) <= worst(right), left, right)
+
+    def capped(self, feature: int, caps: FloatArray) -> _Cells:
+        """Return the cells without the SNRs at which a unit's packet loss puts it above its cap on A."""
+        if feature != 1:
+            raise InputError(f"feature {feature} cannot be capped")
+        allowed = caps / (self.weight * self.contraction)
+        everyone = np.arange(self.units)
+        left, right = np.log(self.low), np.log(self.high)
+        for _ in range(60):
+            middle = 0.5 * (left + right)
+            below = self.probe(everyone, np.exp(middle))[2] <= allowed
+            left, right = np.where(below, left, middle), np.where(below, middle, right)
+        free = self.probe(everyone, self.low)[2] <= allowed
+        narrower = copy.copy(self)
+        narrower.low = np.where(free, self.low, np.minimum(np.exp(right), self.high))
+        narrower.power_low = np.where(free, self.power_low, narrower.low / self.snr_per_watt)
+        return narrower
 
     def least_violating(self, unit: Any) -> dict[str, FloatArray]:
         """Return the decision that exceeds the budgets by the smallest common factor."""
@@ -784,7 +799,7 @@ class _Cells:
             labels = np.full(self.units, bits)
             free = float(np.max(self.free_ratio(self.noise(everyone, labels), everyone)))
             ratio = max(float(least.max()), float(self.ratio_low.max()), min(free, float(self.ratio_high.min())))
-            if ratio > self.ratio_high.min() + _RATIO_SLACK:
+            if ratio > self.ratio_limit.min():
                 continue
             # the greatest power at which everyone can still afford the common ratio: fewest lost packets
             left, right = np.log(snr), np.log(self.high)
@@ -847,6 +862,9 @@ class _PowerSearch:
     def __init__(self, problem: LTFL, cells: _Cells) -> None:
         self.cells = cells
         self.lower, self.upper = problem._ranges["power"]
+        self.attribute = np.log(cells.snr_per_watt)
+        # the full bound is a ratio of sums, so no values per unit add up to it
+        self.separable = problem.objective == "gap" or cells.contraction == 0.0
 
     def _inner(self, power: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Best (value, bits, ratio) at each power, shape ``[..., units]``."""
@@ -874,8 +892,10 @@ class _PowerSearch:
         _, bits, ratio = self._inner(power)
         return Decision(pruning_ratio=ratio, bits=bits, power=power)
 
-    def unit_values(self, x: FloatArray) -> FloatArray:
+    def unit_values(self, x: FloatArray) -> FloatArray | None:
         """Return the gap per unit; where infeasible, more than any feasible value, growing with the excess."""
+        if not self.separable:
+            return None
         power = np.asarray(x, dtype=np.float64)
         cells = self.cells
         unit = np.arange(cells.units)

@@ -113,7 +113,12 @@ def _respond(cells: Cells, prices: FloatArray, units: slice, gap: float) -> Resp
     examined = len(open_cells)
     for low in (True, False):
         x, data = (open_cells.low, open_cells.data_low) if low else (open_cells.high, open_cells.data_high)
-        best.offer(open_cells.unit, open_cells.label, x, cells.value(prices, open_cells.unit, open_cells.label, x, data))
+        best.offer(
+            open_cells.unit,
+            open_cells.label,
+            x,
+            cells.value(prices, open_cells.unit, open_cells.label, x, data),
+        )
 
     lower, hint = cells.bound(prices, open_cells)
     for level in range(MAX_LEVELS):
@@ -144,12 +149,20 @@ def _respond(cells: Cells, prices: FloatArray, units: slice, gap: float) -> Resp
 
 
 def _split(
-    cells: Cells, prices: FloatArray, parents: CellList, first: FloatArray, second: FloatArray, best: _Incumbent
+    cells: Cells,
+    prices: FloatArray,
+    parents: CellList,
+    first: FloatArray,
+    second: FloatArray,
+    best: _Incumbent,
 ) -> CellList:
     """Split every cell at one or two points; offer the points to the incumbent."""
     data_first = cells.probe(parents.unit, first)
     best.offer(
-        parents.unit, parents.label, first, cells.value(prices, parents.unit, parents.label, first, data_first)
+        parents.unit,
+        parents.label,
+        first,
+        cells.value(prices, parents.unit, parents.label, first, data_first),
     )
     two = np.flatnonzero(second > first)
     data_second = data_first.copy()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from jointopt.errors import SolverError
 from jointopt.problem import Cells, Conflict, Sums
@@ -34,7 +35,7 @@ class Exact:
     kind: str
     prices: FloatArray
     unit_bounds: FloatArray
-    infeasible: FloatArray
+    infeasible: npt.NDArray[np.int64]
     shared: list[Conflict]
     cells: int
     history: list[dict[str, float]]
@@ -42,11 +43,17 @@ class Exact:
 
 @dataclass
 class _Point:
-    """One response with its decision and sums."""
+    """One response with its decision and features, shape [features, units] (0 for units without a point)."""
 
     response: Response
     decision: dict[str, FloatArray]
-    sums: FloatArray
+    features: FloatArray
+
+    @property
+    def sums(self) -> FloatArray:
+        """Sums of the features over units, shape [features]."""
+        total: FloatArray = self.features.sum(axis=1)
+        return total
 
 
 class _Units:
@@ -68,12 +75,16 @@ class _Units:
             full[name][chosen] = values
             if missing.size:
                 full[name][missing] = fallback[name]
-        return _Point(response, full, features.sum(axis=1))
+        spread = np.zeros((features.shape[0], self.cells.units))
+        spread[:, chosen] = features
+        return _Point(response, full, spread)
+
+    def within(self, feature: int, caps: FloatArray) -> _Units:
+        """Return the units with one feature of each capped."""
+        return _Units(self.cells.capped(feature, caps), self.gap, self.stop)
 
 
-def minimize_sums(
-    sums: Sums, cells: Cells, *, gap: float = 1e-6, stop: Callable[[], None] | None = None
-) -> Exact:
+def minimize_sums(sums: Sums, cells: Cells, *, gap: float = 1e-6, stop: Callable[[], None] | None = None) -> Exact:
     """Minimise h(z) over the units' decisions, z the sums of their features, with a rigorous lower bound.
 
     Parameters
@@ -95,23 +106,34 @@ def minimize_sums(
     if infeasible.size:
         return _Answer(sums, units, history).infeasible(first, infeasible)
     answer = _Answer(sums, units, history)
+    best: tuple[float, _Point, float, str, FloatArray, FloatArray] | None = None
     for step in range(60):
         prices = sums.numerator - ratio * sums.denominator
-        point, bound, kind, multipliers = answer.within_limits(prices, first if step == 0 and ratio == 0.0 else None)
-        if point is None:
+        found, bound, kind, multipliers = answer.within_limits(prices, first if step == 0 else None)
+        if found is None:
             return answer.over_limits(first)
         offset = sums.numerator_offset - ratio * sums.denominator_offset
-        value = sums.objective(point.sums)
+        value = sums.objective(found.sums)
         history.append({"evaluation": float(units.examined), "value": value})
         excess = bound + offset  # a lower bound of N - ratio x D over all decisions
         if not sums.is_ratio:
-            lower = excess / sums.denominator_offset
-            return answer.done(point, value, lower, kind, prices, multipliers)
+            return answer.done(found, value, excess / sums.denominator_offset, kind, prices, multipliers)
         lower = answer.ratio_bound(ratio, excess)
-        if value - lower <= gap * abs(value) or (step > 0 and abs(value - ratio) <= 1e-14 * abs(value)):
-            return answer.done(point, value, lower, kind, prices, multipliers)
+        if best is not None:
+            lower = max(lower, best[2])
+            if best[0] <= value:
+                value, found = best[0], best[1]
+        stuck = best is not None and value >= best[0] * (1.0 - 1e-14) and lower <= best[2]
+        best = (value, found, lower, kind, prices, multipliers)
+        if value - lower <= gap * abs(value) or (stuck and units.gap <= 1e-13):
+            break
+        if stuck:
+            # units are settled relative to N + ratio A, which is more than the objective where D is small
+            units.gap *= 0.01
         ratio = value
-    raise SolverError("the ratio iteration did not converge")
+    assert best is not None
+    value, found, lower, kind, prices, multipliers = best
+    return answer.done(found, value, lower, kind, prices, multipliers)
 
 
 class _Answer:
@@ -120,62 +142,74 @@ class _Answer:
     def __init__(self, sums: Sums, units: _Units, history: list[dict[str, float]]) -> None:
         self.sums, self.units, self.history = sums, units, history
 
-    def within_limits(
-        self, prices: FloatArray, known: _Point | None
-    ) -> tuple[_Point | None, float, str, FloatArray]:
+    def within_limits(self, prices: FloatArray, known: _Point | None) -> tuple[_Point | None, float, str, FloatArray]:
         """Minimise prices.z within the limits; return (point, lower bound, kind, multipliers)."""
         limits = self.sums.limits
         nothing = np.zeros(prices.size)
         point = known if known is not None else self.units.at(prices)
-        bound = float(point.response.lower_bound.sum())
         over = np.flatnonzero(point.sums > limits)
         if over.size == 0:
-            return point, bound, "exact", nothing
+            return point, float(point.response.lower_bound.sum()), "exact", nothing
         if np.isfinite(limits).sum() > 1:
             raise SolverError("more than one shared budget: not supported by this solver")
-        j = int(over[0])
+        j, unit_price = int(over[0]), np.eye(prices.size)[over[0]]
         limit = float(limits[j])
-        least = self.units.at(np.eye(prices.size)[j])
+        least = self.units.at(unit_price)
         if least.sums[j] > limit:
             return None, 0.0, "dual", nothing
+        # No unit can take more than what the others' least leaves. With one unit this alone is exact.
+        caps = least.features[j] + (limit - float(least.response.lower_bound.sum()))
+        capped = self.units.within(j, caps)
+        point = capped.at(prices)
+        bound, multiplier = float(point.response.lower_bound.sum()), 0.0
+        if point.sums[j] <= limit:
+            return point, bound, "exact", nothing
         # The sum falls as its price grows; the dual value is concave and each response gives a valid bound.
+        best, best_value = least, float(prices @ least.sums)
         low, high = 0.0, max(abs(float(point.response.value.sum())), 1e-12) / max(limit, 1e-12)
-        best: _Point | None = None
-        best_value, multiplier = np.inf, 0.0
-
-        def visit(price: float) -> bool:
-            nonlocal best, best_value, bound, multiplier
-            total = prices + price * np.eye(prices.size)[j]
-            at = self.units.at(total)
+        bracketed = False
+        for _ in range(120):
+            if best_value - bound <= 0.25 * self.units.gap * abs(best_value) or high - low <= 1e-12 * high:
+                break
+            price = 0.5 * (low + high) if bracketed else high
+            at = capped.at(prices + price * unit_price)
             dual = float(at.response.lower_bound.sum()) - price * limit
             if dual > bound:
                 bound, multiplier = dual, price
-            inside = bool(at.sums[j] <= limit)
-            if inside and float(prices @ at.sums) < best_value:
-                best, best_value = at, float(prices @ at.sums)
-            return inside
-
-        for _ in range(60):
-            if visit(high):
-                break
-            low, high = high, 4.0 * high
-        for _ in range(60):
-            if best_value - bound <= 0.25 * self.units.gap * abs(best_value) or high - low <= 1e-12 * high:
-                break
-            middle = 0.5 * (low + high)
-            if visit(middle):
-                high = middle
+            if at.sums[j] <= limit:
+                bracketed, high = True, price
+                if float(prices @ at.sums) < best_value:
+                    best, best_value = at, float(prices @ at.sums)
+            elif bracketed:
+                low = price
             else:
-                low = middle
-        if best is None:
-            best = least
-        return best, bound, "dual", multiplier * np.eye(prices.size)[j]
+                low, high = price, 4.0 * price
+        return self._polish(prices, best, j, limit), bound, "dual", multiplier * unit_price
+
+    def _polish(self, prices: FloatArray, point: _Point, j: int, limit: float) -> _Point:
+        """Give what is left of a shared budget to the unit that gains most by it, as long as one gains."""
+        for _ in range(100):
+            left = limit - float(point.sums[j])
+            alone = self.units.within(j, point.features[j] + max(left, 0.0)).at(prices)
+            gain = prices @ point.features - prices @ alone.features
+            unit = int(np.argmax(gain))
+            if not gain[unit] > 1e-9 * abs(float(prices @ point.sums)):
+                break
+            features = point.features.copy()
+            features[:, unit] = alone.features[:, unit]
+            if features[j].sum() > limit:
+                break
+            decision = {name: values.copy() for name, values in point.decision.items()}
+            for name in decision:
+                decision[name][unit] = alone.decision[name][unit]
+            point = _Point(point.response, decision, features)
+        return point
 
     def ratio_bound(self, ratio: float, excess: float) -> float:
         """Lower bound of N/D from a lower bound of N - ratio D."""
         sums = self.sums
         if excess >= 0.0:
-            most = -float(self.units.at(-sums.denominator).response.lower_bound.sum()) + sums.denominator_offset
+            most = -float(self.units.at(0.0 - sums.denominator).response.lower_bound.sum()) + sums.denominator_offset
             return ratio + excess / most
         # D = offset + b.z; the limits keep it above this
         j = np.flatnonzero(sums.denominator)
@@ -187,7 +221,13 @@ class _Answer:
         return ratio + excess / least
 
     def done(
-        self, point: _Point, value: float, lower: float, kind: str, prices: FloatArray, multipliers: FloatArray
+        self,
+        point: _Point,
+        value: float,
+        lower: float,
+        kind: str,
+        prices: FloatArray,
+        multipliers: FloatArray,
     ) -> Exact:
         """Pack a feasible answer."""
         return Exact(
@@ -203,7 +243,7 @@ class _Answer:
             history=self.history,
         )
 
-    def infeasible(self, point: _Point, which: FloatArray, shared: list[Conflict] | None = None) -> Exact:
+    def infeasible(self, point: _Point, which: npt.NDArray[np.int64], shared: list[Conflict] | None = None) -> Exact:
         """Pack the least violating decision."""
         return Exact(
             decision=point.decision,
