@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jointopt.decision import Decision
 from jointopt.errors import InputError, nearest
 from jointopt.problem import FEASIBILITY_TOLERANCE, Problem, Search
 from jointopt.solvers.monitor import Monitor
@@ -118,7 +117,7 @@ def bayesian(
         target = _Joint(search, monitor, box.spread, box.free.size, separable)
     root = np.random.SeedSequence(seed)
     count = max(8, 2 * target.dimension) if initial is None else initial
-    failures = _loop(target, monitor, _PROPOSE[backend], count, iterations, root)
+    failures = _loop(target, monitor, _PROPOSE[backend](), count, iterations, root)
     what = {"joint": "jointly", "separate": "each unit on its own", "policy": "by a line in the attribute"}[chosen]
     text = (
         f"bayesian ({backend}): {search.name} of {box.free.size} units searched {what}, "
@@ -130,7 +129,12 @@ def bayesian(
 
 
 def _loop(
-    target: _Target, monitor: Monitor, propose: Propose, count: int, iterations: int, root: np.random.SeedSequence
+    target: _Target,
+    monitor: Monitor,
+    propose: Propose,
+    count: int,
+    iterations: int,
+    root: np.random.SeedSequence,
 ) -> int:
     """Evaluate the initial design, then what the backend proposes; return how often it failed."""
     from torch.quasirandom import SobolEngine
@@ -169,14 +173,22 @@ def _recoverable() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _quiet(seed: int) -> Iterator[None]:
-    """Seed what draws from torch's global generator, restore it afterwards, and keep fits' warnings in."""
+    """Seed torch's global generator and use one thread, both restored afterwards; keep fits' warnings in."""
     import torch
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    threads = torch.get_num_threads()
+    # The matrices are small: on a busy machine, threads that wait for each other (torch's, and those of the BLAS
+    # that L-BFGS-B calls) cost up to ten times the work.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), threadpool_limits(1):
         warnings.simplefilter("ignore")
         # not torch.manual_seed, which would reseed GPUs too
         torch.random.default_generator.manual_seed(seed)
-        yield
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 # ---------------------------------------------------------------------------------- what is searched
@@ -254,21 +266,23 @@ class _Joint(_Target):
     def evaluate(self, point: FloatArray) -> None:
         x = self.spread(point[0])
         value = self.monitor.offer(self.search.complete(x))
-        if self.separable:
-            self.seen.append((float(np.sum(self.search.unit_values(x))), 0.0))
-        else:
+        parts = self.search.unit_values(x) if self.separable else None
+        if parts is None:
             self.seen.append((value, self.monitor.history[-1]["violation"]))
+        else:
+            self.seen.append((float(np.sum(parts)), 0.0))
 
     def values(self) -> FloatArray:
-        """Return the objective; infeasible points rank behind every feasible one, by their violation."""
+        """Return the objective, penalised so that no infeasible point beats the best feasible one."""
         value, violation = np.array(self.seen).T
         fits = violation <= FEASIBILITY_TOLERANCE
         if not fits.any():
             return violation[None]
-        worst = value[fits].max()
-        step = max(worst - value[fits].min(), 1e-12 * abs(worst))
-        # bounded, since one huge penalty would flatten everything else
-        return np.where(fits, value, worst + step * (0.5 + violation / (1.0 + violation)))[None]
+        best = value[fits].min()
+        # Continuous where the constraint cuts the objective off, since a jump there is what a Gaussian process
+        # models worst; bounded, since one huge penalty would flatten everything else.
+        penalty = max(np.ptp(value), 1e-12 * abs(best)) * violation / (1.0 + violation)
+        return np.where(fits, value, np.maximum(value, best) + penalty)[None]
 
 
 class _Separate(_Target):
@@ -317,32 +331,55 @@ def _scaled(values: FloatArray) -> FloatArray:
 # ---------------------------------------------------------------------------------- backends
 
 
-def _botorch(points: FloatArray, values: FloatArray, seed: int) -> FloatArray:
-    """Fit the batch of Gaussian processes and maximise the log expected improvement of each."""
-    import torch
-    from botorch.acquisition.analytic import LogExpectedImprovement
-    from botorch.fit import fit_gpytorch_mll
-    from botorch.models import SingleTaskGP
-    from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
-    from gpytorch.mlls import ExactMarginalLogLikelihood
+class _BoTorch:
+    """Gaussian processes and log expected improvement; each fit starts from the one before."""
 
-    batch, _, dimension = points.shape
-    if batch == 1:
-        points, values = points[0], values[0]
-    shape = torch.Size(points.shape[:-2])
-    train_x = torch.tensor(points, dtype=torch.float64)
-    # botorch maximises
-    train_y = -torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
-    kernel = get_covar_module_with_dim_scaled_prior(dimension, batch_shape=shape, use_rbf_kernel=False)
-    model = SingleTaskGP(
-        train_x, train_y, torch.full_like(train_y, _NUGGET), covar_module=kernel, outcome_transform=None
-    )
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-    # on the model's own scale, since there is no outcome transform; shape [batch, 1], as BoTorch's posterior means
-    gain = LogExpectedImprovement(model, best_f=train_y.max(dim=-2).values)
-    if batch == 1:
-        return _ascend(gain, train_x, train_x[train_y[:, 0].argmax()], seed)[None]
-    return _zoom(gain, batch)
+    def __init__(self) -> None:
+        self.last: dict[str, Any] = {}
+
+    def __call__(self, points: FloatArray, values: FloatArray, seed: int) -> FloatArray:
+        """Fit the batch of Gaussian processes and maximise the acquisition of each."""
+        import torch
+        from botorch.acquisition.analytic import LogExpectedImprovement
+
+        batch = points.shape[0]
+        if batch == 1:
+            points, values = points[0], values[0]
+        train_x = torch.tensor(points, dtype=torch.float64)
+        # botorch maximises
+        train_y = -torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
+        model = self._fit(train_x, train_y)
+        # on the model's own scale, since there is no outcome transform; shape [batch, 1] as its posterior's means
+        gain = LogExpectedImprovement(model, best_f=train_y.max(dim=-2).values)
+        if batch == 1:
+            return _ascend(gain, train_x, train_x[train_y[:, 0].argmax()], seed)[None]
+        return _zoom(gain, batch)
+
+    def _fit(self, train_x: Any, train_y: Any) -> Any:
+        """Return a model fitted to data [..., n, d] and [..., n, 1]."""
+        import torch
+        from botorch.fit import fit_gpytorch_mll
+        from botorch.models import SingleTaskGP
+        from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+        from gpytorch.mlls import ExactMarginalLogLikelihood
+
+        kernel = get_covar_module_with_dim_scaled_prior(
+            train_x.shape[-1], batch_shape=train_x.shape[:-2], use_rbf_kernel=False
+        )
+        noise = torch.full_like(train_y, _NUGGET)
+        model = SingleTaskGP(train_x, train_y, noise, covar_module=kernel, outcome_transform=None)
+        model.load_state_dict(self.last, strict=False)
+        self.last = {}  # a fit that fails is not started from again
+        # A warning (line search ended early, iterations used up) leaves a usable fit; the default discards it and
+        # begins anew from draws of the priors, up to five times.
+        fit_gpytorch_mll(
+            ExactMarginalLogLikelihood(model.likelihood, model),
+            warning_handler=lambda _: True,
+            max_attempts=2,
+            optimizer_kwargs={"options": {"maxiter": 100}},
+        )
+        self.last = {name: value.detach().clone() for name, value in model.named_parameters()}
+        return model
 
 
 def _ascend(gain: Any, known: Any, best: Any, seed: int) -> FloatArray:
@@ -406,4 +443,8 @@ def _skopt(estimator: Literal["GP", "RF"]) -> Propose:
     return propose
 
 
-_PROPOSE: dict[str, Propose] = {"botorch": _botorch, "skopt-gp": _skopt("GP"), "skopt-rf": _skopt("RF")}
+_PROPOSE: dict[str, Callable[[], Propose]] = {
+    "botorch": _BoTorch,
+    "skopt-gp": lambda: _skopt("GP"),
+    "skopt-rf": lambda: _skopt("RF"),
+}

@@ -104,8 +104,8 @@ def solve(
             return run.exact()
         if method in offered.baselines:
             return run.baseline()
-        search = {"bayesian": bayesian, "alternating": alternating}[method]
-        message = search(problem, monitor, seed=seed, **options)
+        run_method: Any = bayesian if method == "bayesian" else alternating
+        message = run_method(problem, monitor, seed=seed, **options)
     except StopSearch:
         run.fallback()
         message, status = f"stopped at the time limit of {time_limit:g} s", "time_limit"
@@ -148,6 +148,10 @@ class _Run:
             conflicts = list(answer.shared)
             if self.offered.conflicts is not None and answer.infeasible.size:
                 conflicts += self.offered.conflicts(answer.infeasible)
+            if self.problem.evaluate(decision).feasible():
+                value = float(self.problem.evaluate(decision).objective)
+                text = "at the very edge of its budgets: only rounding separates it from infeasible"
+                return self._result("feasible", decision, value, None, Certificate(), [], text)
             return self._result("infeasible", decision, None, None, Certificate(), conflicts, _infeasible(conflicts))
         evaluation = self.problem.evaluate(decision)
         value = float(evaluation.objective)
@@ -186,7 +190,8 @@ class _Run:
         inner = solve(narrow, method="exact", gap=self.gap, seed=self.seed)
         text = f"{baseline.meaning}; {inner.message}"
         certificate = Certificate(
-            kind="none", text="optimal within the baseline's restriction; no bound for the full problem is claimed"
+            kind="none",
+            text="optimal within the baseline's restriction; no bound for the full problem is claimed",
         )
         self.monitor.n_evaluations = inner.n_evaluations
         status: Status = "infeasible" if inner.status == "infeasible" else "feasible"
@@ -225,9 +230,7 @@ class _Run:
                 conflicts = [c for c in conflicts if c.factor is None or c.factor > 1.0]
             text = f"no feasible decision was found; {message}"
             return self._result(status or "infeasible", decision, None, None, Certificate(), conflicts, text)
-        return self._result(
-            status or "feasible", decision, self.monitor.best_value, None, Certificate(), [], message
-        )
+        return self._result(status or "feasible", decision, self.monitor.best_value, None, Certificate(), [], message)
 
     def _result(
         self,

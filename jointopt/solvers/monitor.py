@@ -79,7 +79,12 @@ class Monitor:
             self.best, self.best_value, self.least_violation = decision, value, violation
         best = self.best_value if self.least_violation == 0.0 else None
         self.history.append(
-            {"evaluation": float(self.n_evaluations), "value": value, "violation": violation, "seconds": self.seconds}
+            {
+                "evaluation": float(self.n_evaluations),
+                "value": value,
+                "violation": violation,
+                "seconds": self.seconds,
+            }
         )
         if self.callback is not None:
             self.callback(Progress(self.n_evaluations, self.seconds, value, best))
