@@ -64,8 +64,7 @@ class Dataset:
             where = f"data set '{self.name}', {part}"
             if inputs.dtype != torch.float32 or labels.dtype != torch.int64:
                 raise InputError(
-                    f"{where}: expected float32 inputs and int64 labels, "
-                    f"found {inputs.dtype} and {labels.dtype}"
+                    f"{where}: expected float32 inputs and int64 labels, found {inputs.dtype} and {labels.dtype}"
                 )
             if labels.ndim != 1 or inputs.ndim < 2 or len(inputs) != len(labels) or len(labels) == 0:
                 raise InputError(

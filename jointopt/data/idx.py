@@ -61,9 +61,7 @@ def _parse(path: Path, stream: BinaryIO | gzip.GzipFile) -> NDArray[Any]:
 
     raw = _read_up_to(stream, 4 * dimensions)
     if len(raw) < 4 * dimensions:
-        raise DataError(
-            f"{path}: truncated: expected {4 * dimensions} bytes of dimensions, found {len(raw)} bytes"
-        )
+        raise DataError(f"{path}: truncated: expected {4 * dimensions} bytes of dimensions, found {len(raw)} bytes")
     shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(0, len(raw), 4))
     size = math.prod(shape) * dtype.itemsize
     if size == 0 or size > _MOST_BYTES:
@@ -77,9 +75,7 @@ def _parse(path: Path, stream: BinaryIO | gzip.GzipFile) -> NDArray[Any]:
     if len(body) < size:
         raise DataError(f"{path}: truncated: expected {size} bytes for shape {shape}, found {len(body)}")
     if len(body) > size:
-        raise DataError(
-            f"{path}: trailing bytes: expected exactly {size} bytes for shape {shape}, found more"
-        )
+        raise DataError(f"{path}: trailing bytes: expected exactly {size} bytes for shape {shape}, found more")
     entries: NDArray[Any] = np.frombuffer(body, dtype=dtype).reshape(shape)
     return entries.astype(dtype.newbyteorder("="), copy=False)
 

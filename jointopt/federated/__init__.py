@@ -1,1 +1,7 @@
-"""Federated learning: networks, gradient quantisation and the simulated training rounds."""
+"""Federated learning: tasks, networks, gradient quantization, simulated training rounds and what they cost."""
+
+from jointopt.federated.task import Task
+from jointopt.federated.training import Curve, TrainingResult, train
+from jointopt.federated.warmup import measure_constants
+
+__all__ = ["Curve", "Task", "TrainingResult", "measure_constants", "train"]

@@ -1,8 +1,8 @@
 """What each device spends in each round: bits, seconds, joules.
 
-Booked are the costs the solvers budget (theory 1a), from the same functions: whole payload bits at the *ergodic*
-rate. Beside them stand the costs of the one block that was faded as drawn, which may exceed a budget although the
-booked ones keep it; how often they do is counted apart.
+Booked are the costs the solvers budget (theory 1a), from the same functions: whole payload bits at the
+*ergodic* rate. Beside them stand the costs of the one block that was faded as drawn, which may exceed a
+budget although the booked ones keep it; how often they do is counted apart.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class RoundCost:
-    """Cost of one round under the model of theory 1a, arrays of shape ``[devices]``, SI; 0 where not selected.
+    """Cost of one round by the model of theory 1a, arrays of shape ``[devices]``, SI; 0 where not selected.
 
     `payload_bits` are whole numbers (of type int64 when `header_bits` is whole). `packet_error` is q, the
     probability that the packet is lost, and `snr` the mean signal-to-noise ratio.
@@ -60,8 +60,8 @@ class RoundCost:
 def round_cost(system: System, decision: Decision, *, local_steps: int = 1) -> RoundCost:
     """Return what a round costs each device; the decision's ratios must be multiples of 1/V (see `snap`).
 
-    `bandwidth` [Hz], `frequency` [Hz] and `selected` (0 or 1) of the decision are used where it has them, else the
-    system's values. With `local_steps` steps a round takes that many times the cycles.
+    `bandwidth` [Hz], `frequency` [Hz] and `selected` (0 or 1) of the decision are used where it has them,
+    else the system's values. With `local_steps` steps a round takes that many times the cycles.
     """
     devices, radio, learner = system.devices, system.radio, system.learner
     size = len(system)
@@ -119,16 +119,15 @@ class Ledger:
     """The book of one training run; a lost packet costs as much as a received one.
 
     Arrays have shape ``[rounds, devices]``: `bits`, `delay` [s], `energy` [J] as booked, `faded_delay` and
-    `faded_energy` at the rate log2(1 + snr x gain) of the drawn gain, `gain` (mean 1), `lost` (a sent packet did
-    not arrive). `faded_delay_exceeded` and `faded_energy_exceeded` count rounds per device, shape ``[devices]``.
+    `faded_energy` at the rate log2(1 + snr x gain) of the drawn gain, `gain` (mean 1), `lost` (a sent packet
+    did not arrive). `faded_delay_exceeded` and `faded_energy_exceeded` count rounds per device, shape
+    ``[devices]``.
     """
 
     def __init__(self, system: System, decision: Decision, *, local_steps: int = 1) -> None:
         self.cost = round_cost(system, decision, local_steps=local_steps)
         self._header_bits = system.learner.header_bits
-        self._per_weight, self._once = compression.index_bits(
-            system.learner.parameters, system.learner.mask_encoding
-        )
+        self._per_weight, self._once = compression.index_bits(system.learner.parameters, system.learner.mask_encoding)
         self._unpruned = system.learner.unpruned_parameters
         self._fading = system.radio.fading
         self._budget = {

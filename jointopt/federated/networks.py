@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +23,7 @@ def _positive(field: str, values: Sequence[int]) -> None:
             raise InputError(f"{field} must be whole and at least 1, found {value!r} in {tuple(values)}")
 
 
-def mlp(inputs_shape: Sequence[int], classes: int, hidden: Sequence[int] = (64,)) -> nn.Module:
+def mlp(inputs_shape: Sequence[int], classes: int, hidden: Sequence[int] | None = None) -> nn.Module:
     """Fully connected network with ReLU.
 
     Parameters
@@ -32,7 +33,8 @@ def mlp(inputs_shape: Sequence[int], classes: int, hidden: Sequence[int] = (64,)
     classes
         Number of outputs.
     hidden
-        Width of each hidden layer; may be empty. (128,) on [1, 28, 28] gives 101,770 parameters.
+        Width of each hidden layer; may be empty. By default (64,) for up to 256 input values and (128,) above:
+        101,770 parameters on [1, 28, 28].
 
     Returns
     -------
@@ -45,12 +47,11 @@ def mlp(inputs_shape: Sequence[int], classes: int, hidden: Sequence[int] = (64,)
         A size is not a whole number of at least 1.
     """
     _positive("inputs_shape", inputs_shape)
-    _positive("hidden", hidden)
     _positive("classes", (classes,))
+    width = math.prod(inputs_shape)
+    hidden = ((64,) if width <= 256 else (128,)) if hidden is None else hidden
+    _positive("hidden", hidden)
     layers: list[nn.Module] = [nn.Flatten()]
-    width = 1
-    for extent in inputs_shape:
-        width *= extent
     for wide in hidden:
         layers += [nn.Linear(width, wide), nn.ReLU()]
         width = wide
@@ -82,8 +83,7 @@ def cnn(inputs_shape: Sequence[int], classes: int) -> nn.Module:
     _positive("classes", (classes,))
     if len(inputs_shape) != 3 or min(inputs_shape[1:]) < 4:
         raise InputError(
-            f"cnn needs inputs [channels, height, width] of height and width at least 4, "
-            f"found {tuple(inputs_shape)}"
+            f"cnn needs inputs [channels, height, width] of height and width at least 4, found {tuple(inputs_shape)}"
         )
     channels, height, width = inputs_shape
     return nn.Sequential(

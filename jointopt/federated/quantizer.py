@@ -116,9 +116,7 @@ def _knobs(codes: Tensor, low: float, high: float, width: int) -> Tensor:
 def _range(values: Tensor) -> tuple[float, float]:
     """Check the entries and return the smallest and the largest."""
     if values.ndim != 1 or values.dtype != torch.float32:
-        raise InputError(
-            f"values must be a 1-D float32 tensor, found {values.dtype} of shape {tuple(values.shape)}"
-        )
+        raise InputError(f"values must be a 1-D float32 tensor, found {values.dtype} of shape {tuple(values.shape)}")
     if len(values) == 0:
         return 0.0, 0.0
     smallest, largest = torch.aminmax(values)

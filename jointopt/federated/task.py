@@ -1,7 +1,7 @@
 """What is trained: a data set split over the devices, and a network.
 
-`Task` says what is trained and by whom; `Losses` computes the losses F_u of its devices and their gradients as
-functions of one flat weight vector, which is all that training and measuring need.
+`Task` says what is trained and by whom; `Losses` computes the losses F_u of its devices and their gradients
+as functions of one flat weight vector, which is all that training and measuring need.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from jointopt.data import Dataset, load, partition
 from jointopt.errors import InputError
-from jointopt.federated.networks import build, cnn, count_parameters, mlp, prunable
+from jointopt.federated.networks import build, cnn, count_parameters, prunable
 from jointopt.system import System
 
 __all__ = ["Losses", "Task"]
@@ -67,9 +67,7 @@ class Task:
     def __post_init__(self) -> None:
         if not self.parts or any(len(part) == 0 for part in self.parts):
             raise InputError("task: every device needs at least one sample")
-        if self.batch_size is not None and (
-            isinstance(self.batch_size, bool) or operator.index(self.batch_size) < 1
-        ):
+        if self.batch_size is not None and (isinstance(self.batch_size, bool) or operator.index(self.batch_size) < 1):
             raise InputError(f"task: batch_size must be a whole number of at least 1, found {self.batch_size!r}")
         if any(True for _ in self.module.buffers()):
             # The server would have to merge them, and no cost or bound covers that.
@@ -99,8 +97,8 @@ class Task:
         data
             "digits", "fashion-mnist" (see `jointopt.data.load`) or a `Dataset`.
         network
-            "mlp" or "cnn" (see `jointopt.federated.networks.build`), or a module, whose present weights are the
-            initial ones.
+            "mlp" or "cnn" (see `jointopt.federated.networks.build`), or a module, whose present weights are
+            the initial ones.
         devices, alpha, scheme, sizes
             The split over the devices (see `jointopt.data.partition`).
         batch_size
@@ -120,9 +118,7 @@ class Task:
             An argument is out of its range, or data or network are not known.
         """
         dataset = load(data, folder) if isinstance(data, str) else data
-        parts = partition(
-            dataset.train_labels, devices, scheme=scheme, alpha=alpha, sizes=sizes, seed=seed, minimum=1
-        )
+        parts = partition(dataset.train_labels, devices, scheme=scheme, alpha=alpha, sizes=sizes, seed=seed, minimum=1)
         if isinstance(network, str):
             module = build(network, dataset.inputs_shape, dataset.classes, seed, **options)
         else:
@@ -144,7 +140,7 @@ class Task:
         cls,
         system: System,
         data: str | Dataset = "digits",
-        network: str | nn.Module = "mlp",
+        network: str | nn.Module | None = None,
         alpha: float = 0.5,
         scheme: str = "dirichlet",
         seed: int = 0,
@@ -153,6 +149,8 @@ class Task:
         **options: Any,
     ) -> Self:
         """Make a task with exactly the system's sample counts and batch size; arguments as in `make`.
+
+        Without `network`, the known one that has the learner's parameter counts on the data is taken.
 
         Raises
         ------
@@ -164,10 +162,14 @@ class Task:
         wanted, there = int(system.devices.samples.sum()), len(dataset.train_labels)
         if wanted > there:
             raise InputError(
-                f"task: the scenario's devices hold {wanted} samples together, '{dataset.name}' has {there} to train "
-                "on; choose another data set, lower devices.samples, or take the task's own counts with "
-                "System.from_task(Task.make(...), template=system)"
+                f"task: the scenario's devices hold {wanted} samples together, '{dataset.name}' has {there} "
+                "to train on; choose another data set, lower devices.samples, or take the task's own counts "
+                "with System.from_task(Task.make(...), template=system)"
             )
+        if network is None:
+            want = (system.learner.parameters, system.learner.unpruned_parameters)
+            network, found = _matching(dataset, want) or ("mlp", {})
+            options = {**found, **options}
         task = cls.make(
             data=dataset,
             network=network,
@@ -234,15 +236,20 @@ class Task:
             u = int(np.argmax(wrong))
             raise InputError(
                 f"task: device {u} holds {self.samples[u]} samples, the scenario says "
-                f"{int(system.devices.samples[u])}; Task.for_system(system, ...) makes a task that fits, {cure}"
+                f"{int(system.devices.samples[u])}; Task.for_system(system, ...) makes one that fits, {cure}"
             )
         learner = system.learner
-        have, want = (self.parameters, self.unpruned_parameters), (learner.parameters, learner.unpruned_parameters)
+        have, want = (
+            (self.parameters, self.unpruned_parameters),
+            (learner.parameters, learner.unpruned_parameters),
+        )
         if have != want:
+            match = _matching(self.data, want)
+            fitting = f"network='{match[0]}' with options {match[1]} would fit; " if match else ""
             raise InputError(
-                f"task: the network '{self.network}' on '{self.name}' has {have[0]} prunable and {have[1]} other "
-                f"parameters, the scenario's learner has {want[0]} and {want[1]}; "
-                f"{_matching(self.data, want)}{cure}"
+                f"task: the network '{self.network}' on '{self.name}' has {have[0]} prunable and {have[1]} "
+                f"other parameters, the scenario's learner has {want[0]} and {want[1]}; "
+                f"{fitting}{cure}"
             )
         if self.batch_size != learner.batch_size:
             raise InputError(
@@ -251,16 +258,16 @@ class Task:
             )
 
 
-def _matching(data: Dataset, want: tuple[int, int]) -> str:
-    """Name the network that has the wanted parameter counts on the data, if one is known."""
+def _matching(data: Dataset, want: tuple[int, int]) -> tuple[str, dict[str, Any]] | None:
+    """Return the known network and its options that have the wanted parameter counts on the data, if any."""
     shape, classes = data.inputs_shape, data.classes
     # An MLP with one hidden layer has hidden x (inputs + classes) weights, so the count tells its width.
     hidden, rest = divmod(want[0], int(np.prod(shape)) + classes)
-    if rest == 0 and hidden > 0 and count_parameters(mlp(shape, classes, (hidden,))) == want:
-        return f"network='mlp' with hidden=({hidden},) would fit; "
+    if rest == 0 and hidden > 0 and want[1] == hidden + classes:
+        return "mlp", {"hidden": (hidden,)}
     if len(shape) == 3 and min(shape[1:]) >= 4 and count_parameters(cnn(shape, classes)) == want:
-        return "network='cnn' would fit; "
-    return ""
+        return "cnn", {}
+    return None
 
 
 class Losses:
@@ -338,7 +345,7 @@ class Losses:
 
     @torch.no_grad()
     def test(self, weights: Tensor) -> tuple[float, float]:
-        """Return mean loss and accuracy (share of samples whose largest output is the label) on the test data."""
+        """Return mean loss and accuracy on the test data; an output's class is its largest entry."""
         inputs, labels = self._test
         loss, right = 0.0, 0
         for start in range(0, len(labels), _CHUNK):

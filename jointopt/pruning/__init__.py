@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jointopt.pruning.magnitude import keep_mask, pruned_count, snap
+from jointopt.pruning.magnitude import keep_mask, prune_rank, pruned_count, snap
 from jointopt.pruning.pruners import PRUNERS, Pruner, pruner, random_mask
 
-__all__ = ["PRUNERS", "Pruner", "keep_mask", "pruned_count", "pruner", "random_mask", "snap"]
+__all__ = ["PRUNERS", "Pruner", "keep_mask", "prune_rank", "pruned_count", "pruner", "random_mask", "snap"]

@@ -26,9 +26,7 @@ def _product(ratio: ArrayLike, parameters: ArrayLike) -> tuple[NDArray[np.float6
     if counts.dtype.kind not in "iu":
         raise InputError(f"parameters must be whole numbers, found type {counts.dtype}")
     if counts.size and (counts.min() < 1 or counts.max() > _MOST_PARAMETERS):
-        raise InputError(
-            f"parameters must lie in 1 .. {_MOST_PARAMETERS}, found {counts.min()} .. {counts.max()}"
-        )
+        raise InputError(f"parameters must lie in 1 .. {_MOST_PARAMETERS}, found {counts.min()} .. {counts.max()}")
     product = np.asarray(ratios * counts)
     # 1e-9 alone is below the spacing of float64 from about 4 million on, where (j / V) * V may miss j.
     return product, np.maximum(1e-9, 4 * np.finfo(np.float64).eps * product)
@@ -86,13 +84,25 @@ def check_weights(weights: Tensor) -> None:
     """Raise `InputError` unless `weights` is a finite floating-point vector."""
     if weights.ndim != 1 or not weights.is_floating_point():
         raise InputError(
-            f"weights must be a 1-D floating-point tensor, found {weights.dtype} "
-            f"of shape {tuple(weights.shape)}"
+            f"weights must be a 1-D floating-point tensor, found {weights.dtype} of shape {tuple(weights.shape)}"
         )
     finite = torch.isfinite(weights)
     if not bool(finite.all()):
         first = int(torch.nonzero(~finite)[0])
         raise InputError(f"weights must be finite, found {float(weights[first])} at index {first}")
+
+
+def prune_rank(weights: Tensor) -> Tensor:
+    """Return the order in which the weights would be pruned, int64, shape [V].
+
+    ``prune_rank(weights) >= pruned_count(ratio, V)`` equals ``keep_mask(weights, ratio)``: one sort serves every
+    ratio. Errors as in `keep_mask`.
+    """
+    check_weights(weights)
+    order = torch.sort(weights.detach().abs(), stable=True).indices
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    return rank
 
 
 def keep_mask(weights: Tensor, ratio: float) -> Tensor:

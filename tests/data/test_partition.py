@@ -63,9 +63,7 @@ def test_all_samples_once_and_minimum_met(
     seed=st.integers(0, 2**70),
     data=st.data(),
 )
-def test_sizes_are_exact(
-    classes: list[int], scheme: str, alpha: float, seed: int, data: st.DataObject
-) -> None:
+def test_sizes_are_exact(classes: list[int], scheme: str, alpha: float, seed: int, data: st.DataObject) -> None:
     labels = np.array(classes)
     cuts = data.draw(st.lists(st.integers(0, len(labels)), min_size=1, max_size=8).map(sorted))
     sizes = np.diff([0, *cuts])
@@ -88,9 +86,7 @@ def test_reproducible_and_seeded(scheme: str, sizes: list[int] | None) -> None:
 @pytest.mark.parametrize("sizes", [None, [40] * 10])
 def test_heterogeneity_falls_with_alpha(sizes: list[int] | None) -> None:
     def mean_skew(**how: Any) -> float:
-        return float(
-            np.mean([skew(partition(LABELS, 10, sizes=sizes, seed=s, **how), LABELS) for s in range(5)])
-        )
+        return float(np.mean([skew(partition(LABELS, 10, sizes=sizes, seed=s, **how), LABELS) for s in range(5)]))
 
     skews = [mean_skew(alpha=alpha) for alpha in (0.01, 0.1, 0.5, 2.0, 100.0)]
     assert all(a > b + 0.03 for a, b in pairwise(skews)), skews

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jointopt.errors import InputError
-from jointopt.pruning import PRUNERS, keep_mask, pruned_count, pruner, random_mask, snap
+from jointopt.pruning import PRUNERS, keep_mask, prune_rank, pruned_count, pruner, random_mask, snap
 
 
 @given(
@@ -36,13 +36,9 @@ def test_equals_a_stable_sort(weights: list[float], ratio: float) -> None:
     ratios=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 2**40),
 )
-def test_exact_count_and_nesting(
-    name: str, weights: list[float], ratios: tuple[float, float], seed: int
-) -> None:
+def test_exact_count_and_nesting(name: str, weights: list[float], ratios: tuple[float, float], seed: int) -> None:
     flat = torch.tensor(weights, dtype=torch.float32)
-    small, large = (
-        pruner(name)(flat, ratio, torch.Generator().manual_seed(seed)) for ratio in sorted(ratios)
-    )
+    small, large = (pruner(name)(flat, ratio, torch.Generator().manual_seed(seed)) for ratio in sorted(ratios))
     assert int((~large).sum()) == pruned_count(max(ratios), len(flat))
     assert not (large & ~small).any()
 
@@ -157,3 +153,13 @@ def test_registry() -> None:
     assert set(PRUNERS) == {"magnitude", "random"}
     with pytest.raises(InputError, match="did you mean 'magnitude'"):
         pruner("magnitud")
+
+
+@given(
+    weights=st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -2.0]), min_size=1, max_size=60),
+    ratio=st.floats(0.0, 1.0),
+)
+def test_one_ranking_serves_every_ratio(weights: list[float], ratio: float) -> None:
+    vector = torch.tensor(weights)
+    ranked = prune_rank(vector) >= pruned_count(ratio, len(weights))
+    assert torch.equal(ranked, keep_mask(vector, ratio))
