@@ -1,0 +1,122 @@
+"""The published comparison: every method's decision trained on Fashion-MNIST, at equal energy and equal delay.
+
+``python benchmarks/results.py`` regenerates the figures of the README (about 10 minutes on 2 cores);
+``--short`` runs a smaller one. Finished runs are kept in ``results/runs`` and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import jointopt as jo
+from jointopt.cli import DEMO_METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Solve, train, compare, check budgets and the ledger, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--devices", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=40, help="of the Bayesian method")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    parser.add_argument("--short", action="store_true", help="fewer rounds and methods")
+    arguments = parser.parse_args()
+    methods = DEMO_METHODS
+    if arguments.short:
+        arguments.rounds, methods = (
+            60,
+            ["exact", "alternating", "uniform", "no_quantization", "no_compression"],
+        )
+    started = time.perf_counter()
+    try:
+        first = jo.Task.make(
+            data=arguments.data,
+            network="mlp",
+            devices=arguments.devices,
+            alpha=0.5,
+            batch_size=arguments.batch,
+            seed=0,
+        )
+    except jo.DataError as error:
+        print(f"skipped: {error}", file=sys.stderr)
+        return 0
+    system = jo.System.from_task(first, seed=0)
+    # every seed has its own label mix, start, batches, channels and quantizer draws; sizes are the scenario's
+    tasks = {
+        seed: jo.Task.for_system(system, data=arguments.data, network="mlp", alpha=0.5, seed=seed)
+        for seed in range(arguments.seeds)
+    }
+    problem = jo.problems.LTFL(system)
+    comparison = jo.compare(
+        problem,
+        lambda seed: tasks[seed],
+        methods=methods,
+        seeds=range(arguments.seeds),
+        rounds=arguments.rounds,
+        solve_options={"bayesian": {"iterations": arguments.iterations}},
+        folder=arguments.out / "runs",
+        report=lambda line: print(f"[{time.perf_counter() - started:6.0f} s] {line}", flush=True),
+    )
+    print()
+    print(comparison.summary())
+    worst = check_ledger(comparison)
+    print(f"\nledger against the analytic cost model, largest relative difference: {worst:.1e}")
+    violations = sum(run.violations for name in ("exact", "uniform") for run in comparison.runs.get(name, []))
+    print(f"budget violations of the joint and the uniform decision over all rounds, devices and seeds: {violations}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stem = f"{arguments.data}{'-short' if arguments.short else ''}"
+    comparison.to_pandas().to_csv(arguments.out / f"{stem}.csv", float_format="%.6g")
+    (arguments.out / f"{stem}.json").write_text(
+        json.dumps(
+            {
+                "rounds": arguments.rounds,
+                "seeds": arguments.seeds,
+                "equal_energy": comparison.equal_energy,
+                "equal_delay": comparison.equal_delay,
+                "ledger_difference": worst,
+                "violations": violations,
+            },
+            indent=1,
+        )
+    )
+    label = f"{arguments.data}, {arguments.devices} devices, Dirichlet 0.5, {arguments.seeds} seeds"
+    for against, mark in (("energy", comparison.equal_energy), ("delay", comparison.equal_delay)):
+        figure = jo.plot.accuracy(
+            comparison.runs, against=against, mark=mark, labels=comparison.labels(jo.plot.LABELS), title=label
+        )
+        figure.savefig(arguments.out / f"{stem}-{against}.png", dpi=130)
+    print(f"written to {arguments.out}")
+    return 1 if worst > 1e-9 or violations else 0
+
+
+def check_ledger(comparison: jo.study.Comparison) -> float:
+    """Largest relative difference between logged and analytic delay and energy at the decision trained with."""
+    worst = 0.0
+    for name, runs in comparison.runs.items():
+        problem = comparison.results[name].problem
+        for run in runs:
+            analytic = problem.evaluate(run.decision)
+            logged_delay = np.array([row["round_delay"] for row in run.rows])
+            logged_energy = np.array([row["round_energy"] for row in run.rows])
+            delay, energy = analytic.quantities["delay"].max(), analytic.quantities["energy"].sum()
+            worst = max(
+                worst,
+                float(np.abs(logged_delay / delay - 1.0).max()),
+                float(np.abs(logged_energy / energy - 1.0).max()),
+            )
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
