@@ -14,7 +14,7 @@ CHECKED_NOTEBOOKS := out/notebooks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format notebook check-notebooks results bench clean
+.PHONY: help setup demo test lint format notebook check-notebooks results results-short bench clean
 
 help:
 	@echo "make demo      solve and show one small design (sets up .venv on the first call)"
@@ -23,6 +23,7 @@ help:
 	@echo "make format    let ruff format the code and fix what it can"
 	@echo "make notebook  bring each .ipynb up to its .py and execute it"
 	@echo "make results   make the published results again"
+	@echo "make results-short  the same in a few minutes, fewer methods and rounds"
 	@echo "make bench     run the benchmarks"
 	@echo "make setup     set up .venv only (PYTHON=python3.12 chooses the interpreter)"
 	@echo "make clean     remove caches and build outputs (.venv stays)"
@@ -90,7 +91,10 @@ notebook: $(STAMP)
 	done
 
 results: $(STAMP)
-	$(PY) benchmarks/results.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py
+
+results-short: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --short --out out/results
 
 bench: $(STAMP)
 	@for script in benchmarks/bench_*.py; do \

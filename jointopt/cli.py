@@ -194,7 +194,7 @@ def train(
     decision: Annotated[Path, typer.Option(help="Result of 'jointopt solve --json'.")],
     data: Annotated[Data, typer.Option(help="Data set.")] = Data.digits,
     rounds: Annotated[int | None, typer.Option(help="Rounds (those of the scenario's bound).")] = None,
-    network: Annotated[Network, typer.Option(help="Network.")] = Network.mlp,
+    network: Annotated[Network | None, typer.Option(help="Network; the one that has the scenario's sizes.")] = None,
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration of the partition.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Seed of partition, start, batches, channels and quantizer.")] = 0,
     learning_rate: Annotated[float | None, typer.Option(help="Step size (that of the scenario's bound).")] = None,
@@ -212,7 +212,8 @@ def train(
         raise InputError(f"--rounds: {rounds} must be at least 1")
     if saved.get("status") == "infeasible":
         err.print("note: this decision exceeds some budgets (its status is 'infeasible')", highlight=False)
-    task = Task.for_system(system, data=data.value, network=network.value, alpha=alpha, seed=seed, folder=folder)
+    name = None if network is None else network.value
+    task = Task.for_system(system, data=data.value, network=name, alpha=alpha, seed=seed, folder=folder)
     total = rounds or system.bound.rounds
     with _progress("training", total) as step:
         result = run_training(
@@ -360,6 +361,7 @@ def demo(
     out.print(_escape(best.summary()), highlight=False, soft_wrap=True)
     _print_comparison(comparison)
     _explain_table(comparison)
+    _print_bound(comparison, methods[0])
     best.save(folder / "decision.json")
     out.print(f"written: {folder / 'decision.json'}", highlight=False)
     plots = _plots()
@@ -431,6 +433,19 @@ def _print_comparison(comparison: Any) -> None:
     out.rule("what training on real data shows: test accuracy")
     header = ["method", "energy/round", "delay/round", "equal energy", "equal delay", "all rounds"]
     out.print(text_table(training, header), highlight=False, soft_wrap=True)
+
+
+def _print_bound(comparison: Any, name: str) -> None:
+    norms = [row["gradient_norm_squared"] for row in comparison.runs[name][0].rows]
+    known = [norm for norm in norms if norm is not None]
+    bound = comparison.results[name].evaluation.quantities["bound"]
+    mean = sum(known) / len(known)
+    out.print(
+        f"Mean ||grad F||^2 of {name} over the rounds: {mean:.3g} measured, at most {bound:.4g} by the bound with the "
+        f"default constants ({bound / mean:,.0f} times looser: a guide for choosing, not a forecast).",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _explain_table(comparison: Any) -> None:

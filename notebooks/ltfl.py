@@ -16,9 +16,9 @@
 #
 # Twenty devices train one network together over a radio. Each round, each device prunes the model, computes a
 # gradient, quantizes it and sends it; the packet may be lost. *Lightweight Federated Learning over Wireless Edge
-# Networks* chooses each device's **pruning ratio**, **bits** and **transmit power** so that the convergence gap is least
-# while delay and energy budgets hold. The gap used here is in the manner of that paper, derived anew and proved in the
-# documentation; it is not a quotation.
+# Networks* chooses each device's **pruning ratio**, **bits** and **transmit power** so that the convergence gap
+# is least while delay and energy budgets hold. The gap used here is in the manner of that paper, derived anew and
+# proved in the documentation; it is not a quotation.
 #
 # This notebook goes the whole way: a scenario, a decision with its certificate, the alternatives, and a training run
 # on real data under each of them.
@@ -37,9 +37,8 @@ task = jo.Task.make(data="digits", network="mlp", devices=20, alpha=0.5, seed=0)
 system = jo.System.from_task(task, seed=0)
 print(system)
 print(f"delay budget {system.devices.delay_budget[0]:.3f} s for all;", end=" ")
-print(
-    f"energy budgets {1e3 * system.devices.energy_budget.min():.2f} to {1e3 * system.devices.energy_budget.max():.2f} mJ"
-)
+energy = 1e3 * system.devices.energy_budget
+print(f"energy budgets {energy.min():.2f} to {energy.max():.2f} mJ")
 
 # %% [markdown]
 # ## 2. The decision, and why it can be trusted

@@ -70,8 +70,12 @@ def respond(cells: Cells, prices: FloatArray, *, gap: float = 5e-7, stop: Any = 
 
     workers = min(len(slices), os.cpu_count() or 1)
     if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:
+        pool = ThreadPoolExecutor(workers)
+        try:
             parts = list(pool.map(work, slices))
+        finally:
+            # after an interruption the slices not yet begun are dropped
+            pool.shutdown(cancel_futures=True)
     else:
         parts = [work(units) for units in slices]
     return Response(

@@ -1,0 +1,38 @@
+"""Documentation that must stay true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import jointopt as jo
+from jointopt.system import Bound, Devices, Learner, Radio
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@pytest.mark.parametrize("section", [Devices, Radio, Learner, Bound])
+def test_every_scenario_field_is_documented(section: type) -> None:
+    text = (DOCS / "scenario.md").read_text(encoding="utf-8")
+    heading = f"## `[{section.__name__.lower()}]`"
+    part = text.split(heading)[1].split("\n## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", part, flags=re.M))
+    assert documented == set(section.model_fields)
+
+
+def test_the_example_scenario_is_solved() -> None:
+    system = jo.System.from_toml(DOCS / "scenario.toml")
+    assert len(system) == 3
+    assert system.devices.power_max[0] == pytest.approx(0.1)
+    assert system.radio.reference_gain == pytest.approx(1e-3)
+    result = jo.solve(jo.problems.LTFL(system))
+    assert result.status == "optimal"
+
+
+def test_every_key_of_a_saved_result_is_documented() -> None:
+    text = (DOCS / "files.md").read_text(encoding="utf-8")
+    result = jo.solve(jo.problems.LTFL(jo.systems.ltfl(devices=2, seed=0)))
+    missing = [key for key in result.to_dict() if f"`{key}`" not in text]
+    assert not missing
