@@ -17,6 +17,7 @@ import numpy as np
 import jointopt as jo
 from jointopt.cli import DEMO_METHODS
 
+_NAMES = {"fashion-mnist": "Fashion-MNIST", "digits": "digits"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -74,7 +75,7 @@ def main() -> int:
     worst = check_ledger(comparison)
     print(f"\nledger against the analytic cost model, largest relative difference: {worst:.1e}")
     violations = sum(run.violations for name in ("exact", "uniform") for run in comparison.runs.get(name, []))
-    print(f"budget violations of the joint and the uniform decision over all rounds, devices and seeds: {violations}")
+    print(f"budget violations of the joint and the uniform decision, all rounds, devices, seeds: {violations}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = f"{arguments.data}{'-short' if arguments.short else ''}"
     comparison.to_pandas().to_csv(arguments.out / f"{stem}.csv", float_format="%.6g")
@@ -91,7 +92,8 @@ def main() -> int:
             indent=1,
         )
     )
-    label = f"{arguments.data}, {arguments.devices} devices, Dirichlet 0.5, {arguments.seeds} seeds"
+    data = _NAMES.get(arguments.data, arguments.data)
+    label = f"{data}, {arguments.devices} devices, Dirichlet 0.5, {arguments.rounds} rounds, {arguments.seeds} seeds"
     for against, mark in (("energy", comparison.equal_energy), ("delay", comparison.equal_delay)):
         figure = jo.plot.accuracy(
             comparison.runs, against=against, mark=mark, labels=comparison.labels(jo.plot.LABELS), title=label

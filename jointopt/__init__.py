@@ -9,7 +9,7 @@ then check the decision in a federated training run. Typical use::
     result = jo.solve(jo.problems.LTFL(system))
     print(result.summary())
     task = jo.Task.for_system(system, data="digits")
-    print(jo.train(result, system, task).summary())
+    print(jo.train(result, task).summary())
 """
 
 from __future__ import annotations

@@ -77,6 +77,10 @@ def main() -> None:
     """Run the command; turn errors into one block on standard error and an exit status."""
     import click
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # a terminal without Greek letters shows a question mark instead
+            stream.reconfigure(errors="replace")
     try:
         status = app(standalone_mode=False)
     except JointoptError as error:
@@ -117,14 +121,22 @@ def _progress(label: str, total: int) -> Iterator[Any]:
         yield lambda description=None: progress.update(task, advance=1, description=description or label)
 
 
-def _system(scenario: Path | None, devices: int | None, seed: int, data: Data, tightness: float) -> Any:
+def _system(scenario: Path | None, devices: int | None, seed: int, data: Data | None, tightness: float | None) -> Any:
     from jointopt import systems
     from jointopt.system import System
 
     if scenario is None:
-        return systems.ltfl(devices=20 if devices is None else devices, seed=seed, data=data.value, tightness=tightness)
-    if devices is not None:
-        raise InputError("--devices: the scenario file says how many devices there are; leave one of the two out")
+        return systems.ltfl(
+            devices=20 if devices is None else devices,
+            seed=seed,
+            data="digits" if data is None else data.value,
+            tightness=1.0 if tightness is None else tightness,
+        )
+    for option, given in (("--devices", devices), ("--data", data), ("--tightness", tightness)):
+        if given is not None:
+            raise InputError(
+                f"{option}: describes a sampled scenario, --scenario names a file; leave one of the two out"
+            )
     if scenario.suffix.lower() == ".json":
         return System.from_json(scenario)
     return System.from_toml(scenario)
@@ -137,8 +149,8 @@ def solve(
     devices: Annotated[int | None, typer.Option(help="Number of devices of a sampled scenario (20).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampled scenario and of the method.")] = 0,
     method: Annotated[str, typer.Option(help="Method or baseline, see 'jointopt list'.")] = "exact",
-    data: Annotated[Data, typer.Option(help="Whose network sizes a sampled scenario has.")] = Data.digits,
-    tightness: Annotated[float, typer.Option(help="Divides the budgets of a sampled scenario.")] = 1.0,
+    data: Annotated[Data | None, typer.Option(help="Whose network sizes a sampled scenario has (digits).")] = None,
+    tightness: Annotated[float | None, typer.Option(help="Divides the budgets of a sampled scenario (1).")] = None,
     iterations: Annotated[int | None, typer.Option(help="Iterations of the Bayesian method (40).")] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which the incumbent is returned.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the result there.")] = None,
@@ -158,12 +170,13 @@ def solve(
         result = solvers.solve(problem, method=method, seed=seed, time_limit=time_limit, **options)
     out.print(_escape(result.summary()), highlight=False, soft_wrap=True)
     if json is not None:
-        result.save(json)
-        out.print(f"written: {json}", highlight=False)
+        _written(result.save(json))
     if plot is not None:
         _save_figure(_plots().decision(result), plot)
     if result.status == "infeasible":
         raise typer.Exit(INFEASIBLE)
+    if result.status == "interrupted":
+        raise typer.Exit(INTERRUPTED)
 
 
 def _count(step: Any) -> Any:
@@ -181,12 +194,18 @@ def _plots() -> Any:
 
 
 def _save_figure(figure: Any, path: Path) -> None:
+    if not path.suffix:
+        path = path.with_suffix(".png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from None
-    out.print(f"written: {path}", highlight=False)
+    _written(path)
+
+
+def _written(path: Path) -> None:
+    out.print(f"written: {_escape(str(path))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -227,8 +246,7 @@ def train(
         )
     out.print(_escape(result.summary()), highlight=False, soft_wrap=True)
     if json is not None:
-        result.save(json)
-        out.print(f"written: {json}", highlight=False)
+        _written(result.save(json))
     if plot is not None:
         _save_figure(_plots().accuracy({str(saved.get("method", "decision")): [result]}), plot)
     if result.status == "interrupted":
@@ -250,6 +268,7 @@ def list_() -> None:
     table.add_column("design")
     table.add_column("chooses")
     table.add_column("minimises")
+    details = []
     for name, kind in DESIGNS.items():
         problem = problems.get(name)(systems.ltfl(devices=2, seed=0))
         table.add_row(name, ", ".join(v.name for v in problem.variables), kind.minimises)
@@ -259,8 +278,8 @@ def list_() -> None:
         methods.add_column("what it does")
         for method, meaning in known.items():
             methods.add_row(method, meaning)
-    out.print(table)
-    out.print(methods)
+        details.append(methods)
+    out.print(table, *details)
     data = Table(title="data sets")
     data.add_column("name")
     data.add_column("where")
@@ -276,7 +295,7 @@ def _fashion() -> str:
     try:
         load("fashion-mnist")
     except DataError as error:
-        return f"missing: {error}"
+        return _escape(f"missing: {error}")
     return "found"
 
 
@@ -316,7 +335,7 @@ def doctor() -> None:
         out.print(f"accelerator: {device}; torch threads: {torch.get_num_threads()}", highlight=False)
     except ImportError:
         pass
-    out.print(f"fashion-mnist: {_escape(_fashion())}", highlight=False, soft_wrap=True)
+    out.print(f"fashion-mnist: {_fashion()}", highlight=False, soft_wrap=True)
     if missing:
         err.print(f"{missing} required packages are missing; reinstall with: pip install jointopt", highlight=False)
         raise typer.Exit(1)
@@ -338,6 +357,8 @@ def demo(
     from jointopt.study import compare
     from jointopt.system import System
 
+    if rounds is not None and rounds < 1:
+        raise InputError(f"--rounds: {rounds} must be at least 1")
     started = time.perf_counter()
     kind = problems.get(design)
     task = Task.make(data="digits", network="mlp", devices=devices, alpha=0.5, seed=seed)
@@ -362,10 +383,10 @@ def demo(
     _print_comparison(comparison)
     _explain_table(comparison)
     _print_bound(comparison, methods[0])
-    best.save(folder / "decision.json")
-    out.print(f"written: {folder / 'decision.json'}", highlight=False)
+    _written(best.save(folder / "decision.json"))
     plots = _plots()
     labels = comparison.labels(plots.LABELS)
+    done = len(comparison.runs[methods[0]][0].rows)
     _save_figure(plots.decision(best), folder / "decision.png")
     _save_figure(plots.convergence(comparison.results, title="Best value found by each method"), folder / "methods.png")
     _save_figure(
@@ -374,7 +395,7 @@ def demo(
             against="energy",
             mark=comparison.equal_energy,
             labels=labels,
-            title=f"digits, {devices} devices: accuracy for energy",
+            title=f"digits, {devices} devices, {done} rounds, one seed",
         ),
         folder / "accuracy-energy.png",
     )
@@ -384,7 +405,7 @@ def demo(
             against="delay",
             mark=comparison.equal_delay,
             labels=labels,
-            title=f"digits, {devices} devices: accuracy for time",
+            title=f"digits, {devices} devices, {done} rounds, one seed",
         ),
         folder / "accuracy-delay.png",
     )

@@ -35,7 +35,7 @@ class Decision(Mapping[str, Array]):
                 continue
             try:
                 array = np.array(value, dtype=np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise InputError(f"decision.{name}: expected numbers, got {value!r}") from None
             if array.ndim == 0:
                 array = array.reshape(1)

@@ -6,9 +6,19 @@ Infeasible budgets are not here: they are an answer (see `jointopt.result.Result
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
-__all__ = ["DataError", "InputError", "JointoptError", "MissingExtraError", "SolverError", "nearest"]
+__all__ = [
+    "DataError",
+    "InputError",
+    "JointoptError",
+    "MissingExtraError",
+    "SolverError",
+    "is_real",
+    "is_whole",
+    "nearest",
+]
 
 
 class JointoptError(Exception):
@@ -46,3 +56,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(sorted(known))}"
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number (bool is not)."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> bool:
+    """Whether a value is a real number (bool is not; NaN and infinity are)."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

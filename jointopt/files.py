@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import io
 import json
 import math
 import os
@@ -20,10 +23,14 @@ ARRAYS_BESIDE = 10_000
 """Above this many devices the arrays of a saved result go into an .npz file beside it."""
 
 
+_HERE = "\0"
+
+
 def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> Path:
     """Write a file through ``write(file)``, whole or not at all; missing folders are made.
 
-    A file of that name is replaced only once the new one is complete.
+    A file of that name is replaced only once the new one is complete. A symbolic link is followed; what is no
+    regular file (a pipe, a device) is written to as it is.
 
     Raises
     ------
@@ -33,12 +40,17 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any])
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                write(file)
+            return path
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
                 write(file)
-            temporary.chmod(0o644)
+            temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -48,11 +60,19 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any])
     return path
 
 
+def _umask() -> int:
+    # the mask can only be read by setting it
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def write_json(data: Mapping[str, Any], path: str | os.PathLike[str], *, devices: int = 0) -> Path:
     """Write plain data as strict JSON; above 10,000 devices, arrays over devices go into an .npz beside it.
 
-    An array that went there stands in the JSON as ``{"npz": file, "key": name}``. NaN and infinity, which JSON
-    does not know, become null.
+    An array that went there stands in the JSON as ``{"npz": file, "key": name}``. The .npz file's name ends in a
+    hash of its content, so that a save cut short leaves the earlier pair of files whole. NaN and infinity, which
+    JSON does not know, become null.
 
     Raises
     ------
@@ -61,28 +81,47 @@ def write_json(data: Mapping[str, Any], path: str | os.PathLike[str], *, devices
     """
     path = Path(path)
     arrays: dict[str, Any] = {}
-    beside = path.with_suffix(".npz") if devices > ARRAYS_BESIDE else None
 
     def plain(value: Any, where: str) -> Any:
         if isinstance(value, Mapping):
             return {str(k): plain(v, f"{where}.{k}" if where else str(k)) for k, v in value.items()}
         if isinstance(value, np.generic):
             value = value.item()
-        if beside is not None and isinstance(value, (np.ndarray, list)) and np.shape(value)[-1:] == (devices,):
+        if devices > ARRAYS_BESIDE and _over_devices(value, devices):
             arrays[where] = np.asarray(value)
-            return {"npz": beside.name, "key": where}
+            return {"npz": _HERE, "key": where}
         if isinstance(value, np.ndarray):
             value = value.tolist()
         if isinstance(value, (list, tuple)):
-            return [plain(v, where) for v in value]
+            return [plain(v, f"{where}.{i}") for i, v in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):
             return None
         return value
 
     text = json.dumps(plain(data, ""), indent=1, allow_nan=False)
-    if beside is not None:
-        atomic_write(beside, lambda file: np.savez(file, allow_pickle=False, **arrays))
-    return atomic_write(path, lambda file: file.write(text.encode("utf-8")))
+    beside: Path | None = None
+    if arrays:
+        packed = io.BytesIO()
+        np.savez(packed, allow_pickle=False, **arrays)
+        beside = path.with_name(f"{path.name}-{hashlib.sha256(packed.getbuffer()).hexdigest()[:12]}.npz")
+        text = text.replace(json.dumps(_HERE), json.dumps(beside.name))
+        atomic_write(beside, lambda file: file.write(packed.getbuffer()))
+    atomic_write(path, lambda file: file.write(text.encode("utf-8")))
+    for old in path.parent.glob(f"{glob.escape(path.name)}-{'[0-9a-f]' * 12}.npz"):
+        if old != beside:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def _over_devices(value: Any, devices: int) -> bool:
+    """Whether a value is an array of numbers whose last axis is the devices."""
+    if not isinstance(value, (np.ndarray, list)):
+        return False
+    try:
+        array = np.asarray(value)
+    except ValueError:  # ragged
+        return False
+    return array.dtype.kind in "biuf" and array.shape[-1:] == (devices,)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -96,11 +135,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return _restore(data, path.parent, {})
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from None
-    return _restore(data, path.parent, {})
 
 
 def _refuse_constant(name: str) -> Any:

@@ -99,7 +99,10 @@ class Evaluation:
         """Largest relative violation over constraints and devices, shape [...]; 0 when feasible."""
         worst: Any = 0.0
         for name, slack in self.slack.items():
-            relative = np.maximum(-_plain(slack) / _plain(self.scale[name]), 0.0)
+            # what is no number is not kept
+            relative = np.maximum(
+                np.nan_to_num(-_plain(slack), nan=np.inf, posinf=np.inf, neginf=-np.inf) / _plain(self.scale[name]), 0.0
+            )
             batch = np.ndim(self.objective)
             worst = np.maximum(worst, relative.max(axis=-1) if relative.ndim > batch else relative)
         return np.asarray(worst, dtype=np.float64)
@@ -111,7 +114,7 @@ class Evaluation:
     def broken(self, tolerance: float = FEASIBILITY_TOLERANCE) -> Iterator[tuple[str, int | None, float]]:
         """Yield (constraint, device or None, shortfall in SI) of every violated constraint of one decision."""
         for name, slack in self.slack.items():
-            short = -np.atleast_1d(_plain(slack))
+            short = np.nan_to_num(-np.atleast_1d(_plain(slack)), nan=np.inf, posinf=np.inf, neginf=-np.inf)
             scale = np.broadcast_to(_plain(self.scale[name]), short.shape)
             for u in np.flatnonzero(short > tolerance * scale):
                 yield name, (int(u) if np.ndim(slack) else None), float(short[u])
@@ -316,6 +319,8 @@ class Problem(ABC):
 
     def check(self, decision: Decision) -> None:
         """Raise `InputError` unless the decision names the problem's variables, for as many devices."""
+        if not isinstance(decision, Decision):
+            raise InputError(f"decision: expected a Decision, got {type(decision).__name__}")
         names = [v.name for v in self.variables]
         for name in decision:
             if name not in names:

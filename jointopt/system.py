@@ -21,6 +21,7 @@ from pydantic_core import core_schema
 
 from jointopt.errors import InputError, nearest
 from jointopt.files import read_json
+from jointopt.models.channel import path_gain
 from jointopt.units import parse_quantity
 
 __all__ = ["Bound", "Devices", "FloatArray", "Learner", "Radio", "System"]
@@ -70,9 +71,11 @@ class Quantity:
                 parse_quantity(v, self.unit, f"{field}[device {i}]") if isinstance(v, str) else v
                 for i, v in enumerate(value)
             ]
-        if isinstance(value, bool) or (
-            isinstance(value, (list, tuple)) and any(isinstance(v, bool) or v is None for v in value)
+        if getattr(value, "dtype", None) == np.bool_ or (
+            isinstance(value, (list, tuple)) and any(isinstance(v, (bool, np.bool_)) or v is None for v in value)
         ):
+            raise InputError(f"{field}: expected numbers, got {value!r}")
+        if isinstance(value, (bool, dict)):
             raise InputError(f"{field}: expected numbers, got {value!r}")
         try:
             array = np.asarray(value, dtype=np.float64)
@@ -263,7 +266,7 @@ class Radio(Section):
             if self.gain_file is not None:
                 object.__setattr__(self, "gain", _read_gains(Path(self.gain_file)))
             elif self.distance is not None:
-                gain = self.reference_gain * self.distance**-self.path_loss_exponent
+                gain = path_gain(self.distance, self.reference_gain, self.path_loss_exponent)
                 object.__setattr__(self, "gain", gain)
             else:
                 raise InputError("radio.gain: is missing (or give radio.distance or radio.gain_file)")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jointopt.errors import InputError, MissingExtraError, nearest
+from jointopt.errors import InputError, MissingExtraError, is_real, is_whole, nearest
 from jointopt.models import channel, compression, cost
 from jointopt.system import Bound, Devices, FloatArray, Learner, Radio, System
 
@@ -119,22 +119,27 @@ def ltfl(
     """
     if data not in PRESETS:
         raise InputError(f"data: unknown '{data}'{nearest(data, PRESETS)}")
-    if isinstance(devices, bool) or not isinstance(devices, (int, np.integer)) or devices < 1:
-        raise InputError(f"devices: {devices!r} must be a whole number of at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+    if not (is_whole(devices) and 1 <= devices <= MOST_DEVICES):
+        raise InputError(f"devices: {devices!r} must be a whole number from 1 to {MOST_DEVICES:,}")
+    if not (is_whole(seed) and seed >= 0):
         raise InputError(f"seed: {seed!r} must be a whole number of at least 0")
-    if not (np.isfinite(tightness) and tightness > 0):
-        raise InputError(f"tightness: {tightness!r} must be a finite number above 0")
+    if not (is_real(tightness) and 1e-12 < tightness < 1e12):
+        raise InputError(f"tightness: {tightness!r} must be a number above 0 (1e-12 to 1e12)")
     preset = PRESETS[data]
     rng = np.random.default_rng(np.random.SeedSequence([seed, devices]))
     weights = preset.parameters if parameters is None else parameters
     fixed = preset.unpruned_parameters if unpruned_parameters is None else unpruned_parameters
-    batch = preset.batch_size if samples is None and parameters is None else batch_size
+    batch = preset.batch_size if samples is None and parameters is None and batch_size is None else batch_size
     drawn = rng.integers(preset.samples[0], preset.samples[1], size=devices, endpoint=True).astype(np.float64)
-    frequency = rng.uniform(20e6, 50e6, size=devices)  # [R] range of the FedDPQ set-up
+    frequency = rng.uniform(20e6, 50e6, size=devices)  # [R] as in arXiv 2508.01745
     distance = rng.uniform(100.0, 500.0, size=devices)
     spread = rng.uniform(0.5, 1.5, size=devices)
-    held = drawn if samples is None else np.asarray(samples, dtype=np.float64)
+    try:
+        held = drawn if samples is None else np.asarray(samples, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"samples: expected numbers, got {samples!r}") from None
+    if held.shape not in ((), (devices,)):
+        raise InputError(f"samples: has {held.size} values for {devices} devices")
 
     radio = Radio(
         bandwidth=50e3,
@@ -226,6 +231,10 @@ def sionna_gains(
         raise InputError(f"scenario: unknown '{scenario}'{nearest(str(scenario), ['umi', 'uma', 'rma'])}")
     if devices < 1 or draws < 1:
         raise InputError(f"devices: {devices!r} and draws: {draws!r} must be at least 1")
+    if seed < 0:
+        raise InputError(f"seed: {seed!r} must be at least 0")
+    if not (np.isfinite(carrier_frequency) and carrier_frequency > 0.0):
+        raise InputError(f"carrier_frequency: {carrier_frequency!r} Hz must be a finite number above 0")
     if not 0.0 <= indoor_probability <= 1.0:
         raise InputError(f"indoor_probability: {indoor_probability!r} must lie between 0 and 1")
     try:
@@ -263,8 +272,10 @@ def sionna_gains(
     return gains
 
 
+MOST_DEVICES = 50_000_000
+"""More devices than this do not fit into the memory of an ordinary machine."""
 POWER = (0.01, 0.1)
-"""Transmit power range [W]; [R] for the FedDPQ set-up."""
+"""Transmit power range [W]; [R] as in arXiv 2508.01745."""
 CAPACITANCE = 1e-26
 NOMINAL_BITS = 8.0
 

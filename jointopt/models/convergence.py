@@ -1,4 +1,4 @@
-"""Convergence bounds (theory 0.4 L4, 1b).
+"""Convergence bounds (theory L4, 1b).
 
 The gap is "in the manner of" the published one: derived here [D] under assumptions A1 to A4, not quoted.
 """

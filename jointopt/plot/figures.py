@@ -33,7 +33,7 @@ LABELS = {
     "alternating": "alternating closed forms",
     "no_compression": "no compression",
     "fixed": "fixed ratio and bits",
-    "uniform": "best uniform",
+    "uniform": "one ratio and bits for all",
     "random": "random feasible",
     "no_pruning": "without pruning",
     "no_quantization": "without quantization",
@@ -166,7 +166,9 @@ def accuracy(
             curves[name] = (data[:, :, 0].mean(axis=0), data[:, :, 1])
     if not curves:
         raise InputError("plot.accuracy: no run has an evaluated round")
-    factor, prefix = _prefix(max(float(c[0][-1]) for c in curves.values())) if against != "rounds" else (1.0, "")
+    largest = max(float(c[0][-1]) for c in curves.values())
+    # a logarithmic axis reads best in the plain unit
+    factor, prefix = (1.0, "") if against == "rounds" or 0.1 <= largest < 1e5 else _prefix(largest)
     for index, (name, (x, values)) in enumerate(curves.items()):
         style = _style(name, index)
         label = (labels or {}).get(name) or LABELS.get(name, name)
@@ -176,16 +178,9 @@ def accuracy(
             axis.fill_between(x / factor, low, high, color=style["color"], alpha=0.12, linewidth=0)
     if mark is not None:
         axis.axvline(mark / factor, color="0.35", linewidth=1, linestyle=(0, (2, 2)))
-        axis.annotate(
-            "compared here",
-            (mark / factor, 0.98),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            ha="right",
-            va="top",
-            color="0.35",
-            fontsize=8,
-        )
+        where = {"xy": (mark / factor, 1.0), "xycoords": ("data", "axes fraction")}
+        unit_text = f"compared at {mark / factor:.3g} {prefix}{'J' if against == 'energy' else 's'}"
+        axis.annotate(unit_text, **where, ha="center", va="bottom", color="0.35", fontsize=8)
     if against != "rounds":
         from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -202,12 +197,14 @@ def accuracy(
     axis.set_ylabel("test accuracy [%]")
     axis.grid(alpha=0.3, which="both" if against != "rounds" else "major")
     axis.legend(fontsize=8, loc="best")
-    axis.set_title(title or "")
+    axis.set_title(title or "", pad=16 if mark is not None else None)
     return figure
 
 
 def convergence(results: Mapping[str, Any], *, title: str | None = None) -> Figure:
     """Draw the best value found against evaluations, per method, with the certified lower bound."""
+    if not results:
+        raise InputError("plot.convergence: no results")
     figure, axis = _subplots(figsize=(7.5, 4.5))
     bound = None
     for index, (name, result) in enumerate(results.items()):
@@ -223,8 +220,11 @@ def convergence(results: Mapping[str, Any], *, title: str | None = None) -> Figu
     if bound is not None:
         axis.axhline(bound, color="0.2", linestyle=":", linewidth=1.6, zorder=6, label="certified lower bound")
     axis.set_xlabel("evaluations")
-    axis.set_ylabel("best value found (convergence gap)")
+    axis.set_ylabel("best feasible value found")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    # room for the legend above the curves
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.35 * (high - low))
+    axis.legend(fontsize=8, ncols=3, loc="upper center")
     axis.set_title(title or "")
     return figure

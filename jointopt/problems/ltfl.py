@@ -16,10 +16,12 @@ max(r_0, r_T), everything falls, so the least value there is H(c). Right of it H
 * r_E is concave in s: the energy per bit is proportional to s / r(s), which is the harmonic mean of 1 + s u over
   u (uniform without fading, exponential under Rayleigh fading), concave as a harmonic mean of affine functions;
   r_E is an increasing linear-fractional, hence concave, function of it;
-* G is convex, so it lies above its tangent.
+* G is convex, so it lies above its tangent; with the linear error it is its tangent.
 
-A cell of SNRs is therefore bounded below by alpha + beta/s + gamma s, whose least point is known; both the bound
-and the true function agree at the cell's ends. Nothing is sampled and no single minimum is assumed.
+A cell of SNRs is therefore bounded below by alpha + beta/s + gamma s, whose least point is known. The error of the
+bound falls with the square of the cell's width; with the linear error bound and function agree at the cell's ends.
+Nothing is sampled and no single minimum is assumed. Where a budget does not even cover what pruning cannot reduce,
+r_T or r_E exceeds 1 at every power, and the cell is infeasible whatever their slopes.
 """
 
 from __future__ import annotations
@@ -52,6 +54,9 @@ __all__ = ["LTFL"]
 CONTRACTION_LIMIT = 1.0 - 1e-6
 """A < 1 is strict; a closed limit just below it keeps the minimum attained and the bound finite."""
 
+_LARGEST = 1e60
+"""Magnitude up to which products of constants stay well inside float64."""
+
 # A required ratio may exceed its cap by this share of the kept fraction before a point counts as infeasible. Budgets
 # are then exceeded by at most as much: what a feasible decision is allowed (FEASIBILITY_TOLERANCE).
 _CAP_SLACK = 0.9e-9
@@ -66,7 +71,7 @@ class LTFL(Problem):
         Devices, radio, learner and bound constants.
     objective : {"gap", "bound"}
         The gap Gamma (default), or the full bound (2 Delta_0/(eta T) + Gamma)/(1 - A), which differs when
-        zeta_2 > 0 (theory 0.5).
+        zeta_2 > 0 (theory L4).
     """
 
     name = "ltfl"
@@ -79,6 +84,8 @@ class LTFL(Problem):
         objective: Literal["gap", "bound"] = "gap",
         ranges: dict[str, tuple[FloatArray, FloatArray]] | None = None,
     ) -> None:
+        if not isinstance(system, System):
+            raise InputError(f"system: expected a System, got {type(system).__name__}")
         if objective not in ("gap", "bound"):
             raise InputError(f"objective: unknown '{objective}'{nearest(str(objective), ['gap', 'bound'])}")
         self.system = system
@@ -91,6 +98,7 @@ class LTFL(Problem):
             "power": (devices.power_min, devices.power_max),
             **(ranges or {}),
         }
+        self._check_magnitudes()
 
     @property
     def variables(self) -> tuple[Variable, ...]:
@@ -138,9 +146,45 @@ class LTFL(Problem):
         bits = np.concatenate(new["bits"])
         if np.any(bits != np.rint(bits)) or np.any(bits < learner.bits_min) or np.any(bits > 32):
             raise InputError(f"restrict: bits must be whole numbers from {learner.bits_min} to 32")
-        if np.any(new["power"][0] <= 0):
-            raise InputError("restrict: power must be above 0 W")
+        devices = self.system.devices
+        if np.any(new["power"][0] < devices.power_min) or np.any(new["power"][1] > devices.power_max):
+            raise InputError("restrict: power must lie within every device's power_min and power_max")
         return type(self)(self.system, objective=self.objective, ranges=new)
+
+    def _check_magnitudes(self) -> None:
+        """Refuse numbers that are valid one by one but overflow together."""
+        system = self.system
+        devices, radio = system.devices, system.radio
+        with np.errstate(all="ignore"):
+            work = cost.cycles(system.batch, devices.cycles_per_sample)
+            derived = {
+                "SNR at power_max (gain, power_max, noise_density, bandwidth, interference)": channel.snr(
+                    devices.power_max, radio.gain, system.noise_power
+                ),
+                "SNR at power_min (gain, power_min, noise_density, bandwidth, interference)": channel.snr(
+                    devices.power_min, radio.gain, system.noise_power
+                ),
+                "computing delay (samples, cycles_per_sample, frequency)": cost.compute_delay(work, devices.frequency),
+                "computing energy (samples, cycles_per_sample, frequency, capacitance)": cost.compute_energy(
+                    work, devices.frequency, devices.capacitance
+                ),
+            }
+            for what, values in derived.items():
+                bad = ~((values < _LARGEST) & (values > 1.0 / _LARGEST))
+                if what.startswith("computing energy"):
+                    bad &= devices.capacitance > 0.0
+                if np.any(bad):
+                    u = int(np.argmax(bad))
+                    raise InputError(f"device {u}: the {what} is {float(values[u]):g}, beyond what can be computed")
+            try:
+                constant = 8.0 * system.bound.gradient_offset + 2.0 * self.error_cap()
+            except OverflowError:
+                constant = np.inf
+        if not constant < _LARGEST:
+            raise InputError(
+                f"bound: the constant 8 gradient_offset + 2 E_cap is {constant:g}, beyond what can be computed "
+                "(smoothness, weight_norm_squared, mask_energy, quantizer_range, gradient_variance, gradient_offset)"
+            )
 
     # ------------------------------------------------------------------ evaluation
 
@@ -334,7 +378,10 @@ class LTFL(Problem):
                 f"ratio {common_ratio:g} and {common_bits:.0f} bits for all, best power",
                 restrict={"pruning_ratio": common_ratio, "bits": common_bits},
             ),
-            "uniform": Baseline("the best ratio and bits that all devices can share", rule=cells.uniform),
+            "uniform": Baseline(
+                "one ratio and bit-width for all: the least ratio everyone can afford, at the best bit-width",
+                rule=cells.uniform,
+            ),
             "random": Baseline("a random decision within every budget", rule=cells.random),
             "no_pruning": Baseline("the design without pruning", restrict={"pruning_ratio": 0.0}),
             "no_quantization": Baseline("the design without quantization (32-bit floats)", restrict={"bits": 32}),
@@ -485,7 +532,7 @@ class _Cells:
         constant = self._constant(unit, noise)
         cap = self.ratio_high[unit]
         best = np.full(unit.size, np.inf)
-        by_delay, by_energy, excluded = [], [], []
+        by_delay, by_energy = [], []
 
         def priced(ratio: Any, lost: Any) -> Any:
             return loss * lost + error * (self._error(ratio) + noise * (1.0 - ratio) + constant)
@@ -502,7 +549,6 @@ class _Cells:
             ratio = np.maximum(free, np.maximum(by_delay[i + 1], by_energy[i]))
             bound = priced(np.minimum(ratio, cap), data[i + 1][2])
             rows, columns = np.nonzero(allowed & (ratio <= self.ratio_limit[unit]) & (bound <= best))
-            excluded.append(columns.size)
             lists.append(
                 CellList(
                     unit[columns],
@@ -573,19 +619,24 @@ class _Cells:
         ratio_low, ratio_high = energy_low[rows], energy_high[rows]
         lost_low, lost_high = cells.data_low[2, rows], cells.data_high[2, rows]
         rise = (ratio_high - ratio_low) / (high - low)
-        # the chord lies below r_E, so a feasible point has a chord ratio within the cap
-        end = np.where(ratio_high > cap, low + np.maximum(cap - ratio_low, 0.0) / np.maximum(rise, 1e-300), high)
+        # the chord lies below r_E, so a feasible point has a chord ratio within the limit
+        limit = self.ratio_limit[cells.unit[rows]]
+        reaches = ratio_high > cap
+        end = np.where(reaches, low + np.maximum(limit - ratio_low, 0.0) / np.maximum(rise, 1e-300), high)
         end = np.clip(end, low, high)
         middle = ratio_low + 0.5 * rise * (end - low)
         slope = np.maximum(self._error_slope(middle) - noise, 0.0)
         base = self._error(middle) + noise * (1.0 - middle) + constant
-        fall = (lost_low - lost_high) / (1.0 / low - 1.0 / high)
+        # neighbouring floats may have one reciprocal
+        fall = (lost_low - lost_high) / np.maximum(1.0 / low - 1.0 / high, 1e-300)
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.sqrt(loss * fall / np.abs(error * slope * rise))
         point = np.clip(np.where(np.isnan(point), low, point), low, end)
         value = loss * (lost_high + fall * (1.0 / point - 1.0 / high)) + error * (
             base + slope * (ratio_low + rise * (point - low) - middle)
         )
+        # between cap and limit a decision is given the cap, which costs less than its chord says
+        value -= np.where(reaches, error * slope * (limit - cap), 0.0)
         width = high - low
         return value, np.clip(point, low + 0.02 * width, high - 0.02 * width)
 
@@ -791,7 +842,7 @@ class _Cells:
         return np.maximum(self.by_delay(unit, labels, data), self.by_energy(unit, labels, data)), snr
 
     def uniform(self, rng: np.random.Generator) -> Decision | None:
-        """Return the best decision with one ratio and one bit-width for all; None where there is none."""
+        """Return one ratio and bit-width for all: the least ratio everyone affords, best bit-width; None if none."""
         everyone = np.arange(self.units)
         best, chosen = np.inf, None
         for bits in range(int(self.bits_low.max()), int(self.bits_high.min()) + 1):
@@ -902,5 +953,5 @@ class _PowerSearch:
         value, _, _ = self._inner(power)
         delay, energy = cells._least_use(unit, power * cells.snr_per_watt)
         excess = np.maximum(delay / cells.delay_budget, energy / cells.energy_budget)
-        worst = cells.weight * (cells.transmission + 2.0 * cells._error(np.ones(())))
+        worst = cells.weight * (cells.transmission + 4.0 * (cells.smooth_energy + cells.mask_energy))
         return np.where(np.isfinite(value), value, worst * np.maximum(excess, 1.0))

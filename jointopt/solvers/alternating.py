@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jointopt.decision import Decision
-from jointopt.errors import InputError
+from jointopt.errors import InputError, is_real, is_whole
 from jointopt.problem import Problem
 from jointopt.solvers.monitor import Monitor
 
@@ -51,10 +51,10 @@ def alternating(
     blocks = problem.capabilities().blocks
     if blocks is None:
         raise InputError(f"{problem.name}: offers no closed-form steps to alternate")
-    if max_iterations < 1:
-        raise InputError(f"max_iterations: {max_iterations!r} must be at least 1")
-    if not tolerance >= 0.0:
-        raise InputError(f"tolerance: {tolerance!r} must be at least 0")
+    if not (is_whole(max_iterations) and max_iterations >= 1):
+        raise InputError(f"max_iterations: {max_iterations!r} must be a whole number of at least 1")
+    if not (is_real(tolerance) and tolerance >= 0.0):
+        raise InputError(f"tolerance: {tolerance!r} must be a number of at least 0")
     decision = blocks.start()
     monitor.offer(decision)
     names = ", ".join(blocks.steps)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jointopt.errors import InputError, nearest
+from jointopt.errors import InputError, is_whole, nearest
 from jointopt.problem import FEASIBILITY_TOLERANCE, Problem, Search
 from jointopt.solvers.monitor import Monitor
 from jointopt.system import FloatArray
@@ -94,10 +94,10 @@ def bayesian(
         raise InputError(f"backend: unknown '{backend}'{nearest(str(backend), BACKENDS)}")
     if mode not in MODES:
         raise InputError(f"mode: unknown '{mode}'{nearest(str(mode), MODES)}")
-    if iterations < 0:
-        raise InputError(f"iterations: {iterations!r} must be at least 0")
-    if initial is not None and initial < 1:
-        raise InputError(f"initial: {initial!r} must be at least 1")
+    if not (is_whole(iterations) and iterations >= 0):
+        raise InputError(f"iterations: {iterations!r} must be a whole number of at least 0")
+    if initial is not None and not (is_whole(initial) and initial >= 1):
+        raise InputError(f"initial: {initial!r} must be a whole number of at least 1")
     box = _Box(search)
     if box.free.size == 0:
         monitor.offer(search.complete(box.lower))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from jointopt.decision import Decision
-from jointopt.errors import InputError, nearest
+from jointopt.errors import InputError, is_real, is_whole, nearest
 from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Problem
 from jointopt.result import Certificate, Result, Status
 from jointopt.solvers.alternating import alternating
@@ -24,6 +25,8 @@ METHODS = {
     "alternating": "the published closed forms applied in turn",
 }
 """Methods for any problem; a problem adds its baselines by name."""
+
+_OURS = ("problem", "monitor", "seed")
 
 
 def methods(problem: Problem) -> dict[str, str]:
@@ -65,7 +68,7 @@ def solve(
     time_limit : float, optional
         Seconds; the incumbent is returned when they are over.
     callback : callable, optional
-        Called with a `Progress` after each evaluation. KeyboardInterrupt, from it or from the keyboard, returns
+        Called with a `Progress` after each evaluation (once, with the answer, by ``exact``). KeyboardInterrupt, from it or from the keyboard, returns
         the incumbent with status ``interrupted``.
     **options
         Passed to the method: for ``bayesian`` `iterations`, `initial`, `backend`, `mode`; for ``alternating``
@@ -83,12 +86,14 @@ def solve(
     """
     if not isinstance(problem, Problem):
         raise InputError(f"problem: expected a Problem, got {type(problem).__name__}")
-    if not 0.0 < gap < 1.0:
-        raise InputError(f"gap: {gap!r} must lie between 0 and 1")
-    if time_limit is not None and not time_limit > 0.0:
-        raise InputError(f"time_limit: {time_limit!r} s must be above 0")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
+    if not (is_real(gap) and 0.0 < gap < 1.0):
+        raise InputError(f"gap: {gap!r} must be a number between 0 and 1")
+    if time_limit is not None and not (is_real(time_limit) and time_limit > 0.0):
+        raise InputError(f"time_limit: {time_limit!r} s must be a number above 0")
+    if seed is not None and not (is_whole(seed) and seed >= 0):
         raise InputError(f"seed: {seed!r} must be a whole number of at least 0")
+    if not isinstance(method, str):
+        raise InputError(f"method: {method!r} must be a name")
     offered = problem.capabilities()
     known = methods(problem)
     if method == "auto":
@@ -105,6 +110,10 @@ def solve(
         if method in offered.baselines:
             return run.baseline()
         run_method: Any = bayesian if method == "bayesian" else alternating
+        allowed = [name for name in inspect.signature(run_method).parameters if name not in _OURS]
+        for name in options:
+            if name not in allowed:
+                raise InputError(f"method '{method}': unknown option '{name}'{nearest(name, allowed)}")
         message = run_method(problem, monitor, seed=seed, **options)
     except StopSearch:
         run.fallback()
@@ -112,10 +121,6 @@ def solve(
     except KeyboardInterrupt:
         run.fallback()
         message, status = "interrupted", "interrupted"
-    except TypeError as error:
-        if "unexpected keyword argument" in str(error) and options:
-            raise InputError(f"method '{method}': {error}") from None
-        raise
     return run.incumbent(message, status)
 
 
@@ -168,6 +173,9 @@ class _Run:
                 else "dual bound at prices on the shared budgets; every unit settled by proved cell bounds"
             ),
         )
+        self.monitor.best, self.monitor.best_value, self.monitor.least_violation = decision, value, 0.0
+        if self.monitor.callback is not None:
+            self.monitor.callback(Progress(answer.cells, self.monitor.seconds, value, value))
         proved = lower is not None and value - lower <= self.gap * max(abs(value), 1e-12)
         self.monitor.history = [*answer.history]
         message = f"{cells.units} units settled with {answer.cells} cells"
@@ -187,14 +195,14 @@ class _Run:
             return self.incumbent(baseline.meaning, None)
         assert baseline.restrict is not None
         narrow = self.problem.restrict(**baseline.restrict)
-        inner = solve(narrow, method="exact", gap=self.gap, seed=self.seed)
+        inner = solve(narrow, method="exact", gap=self.gap, seed=self.seed, time_limit=self.monitor.time_limit)
         text = f"{baseline.meaning}; {inner.message}"
         certificate = Certificate(
             kind="none",
             text="optimal within the baseline's restriction; no bound for the full problem is claimed",
         )
         self.monitor.n_evaluations = inner.n_evaluations
-        status: Status = "infeasible" if inner.status == "infeasible" else "feasible"
+        status: Status = "feasible" if inner.status == "optimal" else inner.status
         return Result(
             problem=narrow,
             method=self.method,

@@ -18,6 +18,7 @@ from jointopt._version import __version__
 from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.federated import Curve, Task
+from jointopt.federated.task import Losses
 from jointopt.files import read_json, write_json
 from jointopt.problem import Problem
 from jointopt.report import text_table
@@ -64,11 +65,14 @@ class Run(Curve):
 
     def __repr__(self) -> str:
         accuracy = "not evaluated" if self.final_accuracy is None else f"accuracy {self.final_accuracy:.3f}"
-        last = self.rows[-1]
         return (
-            f"Run({self.status}: {len(self.rows)} rounds, {accuracy}, {last['cumulative_energy']:.4g} J, "
-            f"{last['cumulative_delay']:.4g} s)"
+            f"Run({self.status}: {len(self.rows)} rounds, {accuracy}, {self.total('cumulative_energy'):.4g} J, "
+            f"{self.total('cumulative_delay'):.4g} s)"
         )
+
+    def total(self, column: str) -> float:
+        """Return a running total after the last round; NaN where not one round was finished."""
+        return float(self.rows[-1][column]) if self.rows else float("nan")
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,12 @@ class Comparison:
                     "value": np.nan if result.evaluation is None else float(result.evaluation.objective),
                     "gap": np.nan if result.gap is None else result.gap,
                     "over_budget": self.over_budget(name),
-                    "energy_per_round": float(np.mean([r.rows[-1]["cumulative_energy"] / len(r.rows) for r in runs])),
-                    "delay_per_round": float(np.mean([r.rows[-1]["cumulative_delay"] / len(r.rows) for r in runs])),
+                    "energy_per_round": float(
+                        np.mean([r.total("cumulative_energy") / max(len(r.rows), 1) for r in runs])
+                    ),
+                    "delay_per_round": float(
+                        np.mean([r.total("cumulative_delay") / max(len(r.rows), 1) for r in runs])
+                    ),
                     "accuracy_equal_energy": _mean(at_energy),
                     "accuracy_equal_energy_std": _std(at_energy),
                     "accuracy_equal_delay": _mean(at_delay),
@@ -127,7 +135,7 @@ class Comparison:
         for name in self.runs:
             over = self.over_budget(name)
             label = words.get(name, name)
-            out[name] = f"{label} (breaks the budget of {over})" if over else label
+            out[name] = f"{label} ({over} device{'s' if over > 1 else ''} over budget)" if over else label
         return out
 
     def summary(self) -> str:
@@ -221,6 +229,9 @@ def compare(
         raise InputError("compare: no methods")
     if not seeds:
         raise InputError("compare: no seeds")
+    unknown = [name for name in solve_options or {} if name not in methods]
+    if unknown:
+        raise InputError(f"compare: solve_options for '{unknown[0]}', which is not among the methods")
     say = report or (lambda line: None)
     results: dict[str, Result] = {}
     for name in methods:
@@ -239,10 +250,10 @@ def compare(
             say(f"{name}, seed {seed}: {run!r}")
     if not runs:
         raise InputError("compare: no method found a decision")
-    totals = {
-        column: min(float(np.mean([run.rows[-1][column] for run in many])) for many in runs.values())
-        for column in ("cumulative_energy", "cumulative_delay")
-    }
+    totals = {}
+    for column in ("cumulative_energy", "cumulative_delay"):
+        spent = [float(np.mean([run.total(column) for run in many])) for many in runs.values()]
+        totals[column] = min((s for s in spent if np.isfinite(s)), default=float("nan"))
     return Comparison(results, runs, totals["cumulative_energy"], totals["cumulative_delay"])
 
 
@@ -257,13 +268,17 @@ def _run(
 ) -> Run:
     """Train, or take the same run from the folder."""
     if folder is None:
-        return Run.from_dict(train(result, task, rounds=rounds, seed=seed, **options).to_dict())
+        run = train(result, task, rounds=rounds, seed=seed, **options)
+        if run.status == "interrupted":
+            raise KeyboardInterrupt
+        return Run.from_dict(run.to_dict())
     assert result.decision is not None
     inputs = [
         __version__,
         result.decision.to_dict(),
         result.problem.system.to_dict(),
         [task.name, task.network, task.scheme, task.alpha, task.seed, task.batch_size, task.samples.tolist()],
+        [repr(task.module), hashlib.sha256(Losses(task).start.numpy().tobytes()).hexdigest()],
         [seed, rounds, sorted(options.items())],
     ]
     key = hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()[:12]

@@ -329,7 +329,7 @@ def test_more_power_means_fewer_losses_more_rate_and_dearer_bits(
     s = np.array([snr, snr * (1 + factor)])
     lost = channel.packet_error(s, 1.0, law, fading)
     rate = channel.rate(1e6, s, fading)
-    assert lost[1] < lost[0] or lost[0] > 1 - 1e-12
+    assert lost[1] < lost[0] or lost[0] > 1 - 1e-9
     assert rate[1] > rate[0]
     joules = channel.energy_per_bit(s, rate)
     assert joules[1] > joules[0] * (1 - 1e-15)
