@@ -687,9 +687,12 @@ class _Cells:
             slope += np.where(kept_delay < most, slope_delay, 0.0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 step = point - difference / slope
-            moved = np.where((step > left) & (step < right), step, 0.5 * (left + right))
+            # converged: such a step may well leave the bracket by rounding, which is no reason to halve it
+            there = np.abs(step - point) <= 1e-13 * np.maximum(1.0, np.abs(point))
+            inside = (step > left) & (step < right)
+            moved = np.where(inside, step, np.where(there, point, 0.5 * (left + right)))
             root[moving] = moved
-            active = (np.abs(moved - point) > 1e-13 * np.maximum(1.0, np.abs(point))) & (right - left > 1e-14)
+            active = ~there & (right - left > 1e-14)
             if not np.any(active):
                 break
             table[0], table[1], table[2] = left, right, moved

@@ -10,7 +10,7 @@ import numpy as np
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError, is_real, is_whole, nearest
-from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Problem
+from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Evaluation, Problem
 from jointopt.result import Certificate, Result, Status
 from jointopt.solvers.alternating import alternating
 from jointopt.solvers.bayesian import bayesian
@@ -31,7 +31,10 @@ _OURS = ("problem", "monitor", "seed")
 
 def methods(problem: Problem) -> dict[str, str]:
     """Return every method that can be asked of a problem, with one line on each."""
-    offered = problem.capabilities()
+    return _methods(problem.capabilities())
+
+
+def _methods(offered: Capabilities) -> dict[str, str]:
     out = {}
     if offered.sums is not None and offered.cells is not None:
         out["exact"] = METHODS["exact"]
@@ -68,8 +71,8 @@ def solve(
     time_limit : float, optional
         Seconds; the incumbent is returned when they are over.
     callback : callable, optional
-        Called with a `Progress` after each evaluation (once, with the answer, by ``exact``). KeyboardInterrupt, from it or from the keyboard, returns
-        the incumbent with status ``interrupted``.
+        Called with a `Progress` after each evaluation (once, with the answer, by ``exact``). KeyboardInterrupt,
+        from it or from the keyboard, returns the incumbent with status ``interrupted``.
     **options
         Passed to the method: for ``bayesian`` `iterations`, `initial`, `backend`, `mode`; for ``alternating``
         `max_iterations`, `tolerance`.
@@ -95,7 +98,7 @@ def solve(
     if not isinstance(method, str):
         raise InputError(f"method: {method!r} must be a name")
     offered = problem.capabilities()
-    known = methods(problem)
+    known = _methods(offered)
     if method == "auto":
         method = "exact" if "exact" in known else "bayesian"
     if method not in known:
@@ -153,8 +156,9 @@ class _Run:
             conflicts = list(answer.shared)
             if self.offered.conflicts is not None and answer.infeasible.size:
                 conflicts += self.offered.conflicts(answer.infeasible)
-            if self.problem.evaluate(decision).feasible():
-                value = float(self.problem.evaluate(decision).objective)
+            evaluation = self.problem.evaluate(decision)
+            if evaluation.feasible():
+                value = float(evaluation.objective)
                 text = "at the very edge of its budgets: only rounding separates it from infeasible"
                 return self._result("feasible", decision, value, None, Certificate(), [], text)
             return self._result("infeasible", decision, None, None, Certificate(), conflicts, _infeasible(conflicts))
@@ -179,7 +183,8 @@ class _Run:
         proved = lower is not None and value - lower <= self.gap * max(abs(value), 1e-12)
         self.monitor.history = [*answer.history]
         message = f"{cells.units} units settled with {answer.cells} cells"
-        return self._result("optimal" if proved else "feasible", decision, value, lower, certificate, [], message)
+        status: Status = "optimal" if proved else "feasible"
+        return self._result(status, decision, value, lower, certificate, [], message, evaluation)
 
     def baseline(self) -> Result:
         """Solve a restricted problem, or follow a rule; the value is the full problem's."""
@@ -249,13 +254,16 @@ class _Run:
         certificate: Certificate,
         conflicts: list[Conflict],
         message: str,
+        evaluation: Evaluation | None = None,
     ) -> Result:
+        if evaluation is None and decision is not None:
+            evaluation = self.problem.evaluate(decision)
         return Result(
             problem=self.problem,
             method=self.method,
             status=status,
             decision=decision,
-            evaluation=None if decision is None else self.problem.evaluate(decision),
+            evaluation=evaluation,
             value=value,
             lower_bound=lower,
             certificate=certificate,
