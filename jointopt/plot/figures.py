@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,7 +60,15 @@ def _subplots(*args: Any, **kwargs: Any) -> Any:
     # Figures made without pyplot: nothing global, works without a display.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=kwargs.pop("figsize"), layout="constrained")
+    class ShownFigure(Figure):
+        """A figure that notebooks draw without pyplot's machinery."""
+
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png", dpi=100)
+            return picture.getvalue()
+
+    figure = ShownFigure(figsize=kwargs.pop("figsize"), layout="constrained")
     return figure, figure.subplots(*args, **kwargs)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import jointopt as jo
 from jointopt import plot, systems
 from jointopt.errors import InputError
 from jointopt.plot.figures import LABELS, STYLE, _prefix
@@ -285,3 +286,9 @@ def test_every_method_has_a_label_and_a_colour_of_its_own(result: Result) -> Non
 )
 def test_prefix(largest: float, expected: tuple[float, str]) -> None:
     assert _prefix(largest) == expected
+
+
+def test_notebooks_show_a_figure() -> None:
+    """A notebook asks an object for its picture; figures made without pyplot have none of their own."""
+    result = jo.solve(jo.problems.LTFL(jo.systems.ltfl(devices=2, seed=0)))
+    assert jo.plot.decision(result)._repr_png_().startswith(b"\x89PNG")
