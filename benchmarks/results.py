@@ -74,8 +74,9 @@ def main() -> int:
     print(comparison.summary())
     worst = check_ledger(comparison)
     print(f"\nledger against the analytic cost model, largest relative difference: {worst:.1e}")
-    violations = sum(run.violations for name in ("exact", "uniform") for run in comparison.runs.get(name, []))
-    print(f"budget violations of the joint and the uniform decision, all rounds, devices, seeds: {violations}")
+    kept = [name for name in comparison.runs if not comparison.over_budget(name)]
+    violations = sum(run.violations for name in kept for run in comparison.runs[name])
+    print(f"budget violations of {', '.join(kept)}, all rounds, devices and seeds: {violations}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = f"{arguments.data}{'-short' if arguments.short else ''}"
     comparison.to_pandas().to_csv(arguments.out / f"{stem}.csv", float_format="%.6g")
