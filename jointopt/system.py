@@ -552,6 +552,11 @@ class System(Section):
         if template is None:
             from jointopt import systems
 
+            if task.name not in systems.PRESETS:
+                raise InputError(
+                    f"task: no bound constants were measured for data '{task.name}'; give template=..., for example "
+                    f"systems.ltfl(devices={len(sizes['samples'])}).with_(**measure_constants(task))"
+                )
             return systems.ltfl(
                 devices=len(sizes["samples"]), seed=seed, data=task.name, batch_size=task.batch_size, **sizes
             )

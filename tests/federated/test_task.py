@@ -135,3 +135,21 @@ def test_prunable_marks_the_weights(digits: Task) -> None:
 def test_data_may_be_given_whole() -> None:
     data = load("digits")
     assert Task.make(data=data, devices=3, sizes=[5, 6, 7], scheme="iid").samples.tolist() == [5, 6, 7]
+
+
+def test_a_task_on_data_of_ones_own_needs_a_template() -> None:
+    from dataclasses import replace
+
+    from jointopt import systems
+    from jointopt.data import load
+    from jointopt.federated import measure_constants
+    from jointopt.system import System
+
+    own = replace(load("digits"), name="my sensors")
+    task = Task.make(data=own, devices=4, seed=0)
+    with pytest.raises(InputError, match=r"my sensors.*template"):
+        System.from_task(task)
+    constants = measure_constants(task, rounds=1, seed=0)
+    system = System.from_task(task, template=systems.ltfl(devices=4).with_(**constants))
+    assert np.array_equal(system.devices.samples, task.samples)
+    assert system.bound.smoothness == constants["smoothness"]
