@@ -162,6 +162,8 @@ class Curve:
             raise InputError("accuracy_at: give energy or delay, one of them")
         key, most = ("cumulative_energy", energy) if delay is None else ("cumulative_delay", delay)
         assert most is not None
+        # a running total may exceed the amount it was summed up to by rounding
+        most *= 1.0 + 1e-9
         reached = [r["test_accuracy"] for r in self.rows if r["test_accuracy"] is not None and r[key] <= most]
         return reached[-1] if reached else None
 
