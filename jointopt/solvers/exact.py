@@ -59,13 +59,14 @@ class _Point:
 class _Units:
     """The units at prices, counting work."""
 
-    def __init__(self, cells: Cells, gap: float, stop: Callable[[], None] | None) -> None:
+    def __init__(self, cells: Cells, gap: float, stop: Callable[[], None] | None, whole: _Units | None = None) -> None:
         self.cells, self.gap, self.stop = cells, gap, stop
+        self.whole = whole or self
         self.examined = 0
 
     def at(self, prices: FloatArray) -> _Point:
         response = respond(self.cells, prices, gap=self.gap, stop=self.stop)
-        self.examined += response.cells
+        self.whole.examined += response.cells
         chosen = np.flatnonzero(response.feasible)
         decision, features = self.cells.complete(prices, chosen, response.label[chosen], response.x[chosen])
         full = {name: np.empty(self.cells.units) for name in decision}
@@ -81,7 +82,7 @@ class _Units:
 
     def within(self, feature: int, caps: FloatArray) -> _Units:
         """Return the units with one feature of each capped."""
-        return _Units(self.cells.capped(feature, caps), self.gap, self.stop)
+        return _Units(self.cells.capped(feature, caps), self.gap, self.stop, self.whole)
 
 
 def minimize_sums(sums: Sums, cells: Cells, *, gap: float = 1e-6, stop: Callable[[], None] | None = None) -> Exact:
@@ -94,7 +95,7 @@ def minimize_sums(sums: Sums, cells: Cells, *, gap: float = 1e-6, stop: Callable
     cells : Cells
         The units.
     gap : float
-        Relative gap to reach; half of it is left to the units' searches.
+        Relative gap to reach; a quarter of it is left to the units' searches.
     stop : callable, optional
         Called between slices; an exception it raises ends the search.
     """
