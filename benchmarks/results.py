@@ -65,7 +65,7 @@ def main() -> int:
         methods=methods,
         seeds=range(arguments.seeds),
         rounds=arguments.rounds,
-        solve_options={"bayesian": {"iterations": arguments.iterations}},
+        solve_options={"bayesian": {"iterations": arguments.iterations}} if "bayesian" in methods else {},
         train_options={"measure_gradient_every": 0} if arguments.short else {},
         folder=arguments.out / "runs",
         report=lambda line: print(f"[{time.perf_counter() - started:6.0f} s] {line}", flush=True),
