@@ -9,6 +9,7 @@ own, all units at once in one batch of Gaussian processes.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -231,19 +232,19 @@ def _policy(problem: Problem, search: Search, box: _Box) -> Callable[[FloatArray
     return spread
 
 
-class _Target:
+class _Target(ABC):
     """What a loop evaluates: `batch` functions of `dimension` variables each."""
 
     batch: int
     dimension: int
 
+    @abstractmethod
     def evaluate(self, point: FloatArray) -> None:
         """Evaluate at a point [batch, dimension] and offer a decision to the monitor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self) -> FloatArray:
         """Return all values so far, shape [batch, n]."""
-        raise NotImplementedError
 
 
 class _Joint(_Target):
