@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from jointopt.decision import Array, Decision
 from jointopt.errors import InputError, nearest
-from jointopt.system import FloatArray, System
+from jointopt.system import FEASIBILITY_TOLERANCE, FloatArray, System
 
 __all__ = [
     "FEASIBILITY_TOLERANCE",
@@ -41,9 +41,6 @@ __all__ = [
     "Sums",
     "Variable",
 ]
-
-FEASIBILITY_TOLERANCE = 1e-9
-"""A constraint holds when its slack is at least minus this share of its scale."""
 
 
 @dataclass(frozen=True)

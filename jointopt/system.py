@@ -24,9 +24,12 @@ from jointopt.files import read_json
 from jointopt.models.channel import path_gain
 from jointopt.units import parse_quantity
 
-__all__ = ["Bound", "Devices", "FloatArray", "Learner", "Radio", "System"]
+__all__ = ["FEASIBILITY_TOLERANCE", "Bound", "Devices", "FloatArray", "Learner", "Radio", "System"]
 
 FloatArray = npt.NDArray[np.float64]
+
+FEASIBILITY_TOLERANCE = 1e-9
+"""A budget or constraint is kept when it is exceeded by at most this share of it, in solvers and ledger alike."""
 
 
 def _show(value: Any) -> str:

@@ -18,12 +18,9 @@ from jointopt.errors import JointoptError
 from jointopt.federated.quantizer import HEADER_BITS, Payload
 from jointopt.models import channel, compression, cost
 from jointopt.pruning import pruned_count
-from jointopt.system import FloatArray, System
+from jointopt.system import FEASIBILITY_TOLERANCE, FloatArray, System
 
 __all__ = ["Ledger", "RoundCost", "round_cost"]
-
-_TOLERANCE = 1e-9
-"""A budget is kept up to this share of it, as in the solvers."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +128,8 @@ class Ledger:
         self._unpruned = system.learner.unpruned_parameters
         self._fading = system.radio.fading
         self._budget = {
-            "delay": system.devices.delay_budget * (1.0 + _TOLERANCE),
-            "energy": system.devices.energy_budget * (1.0 + _TOLERANCE),
+            "delay": system.devices.delay_budget * (1.0 + FEASIBILITY_TOLERANCE),
+            "energy": system.devices.energy_budget * (1.0 + FEASIBILITY_TOLERANCE),
         }
         self._gain: list[FloatArray] = []
         self._lost: list[NDArray[np.bool_]] = []

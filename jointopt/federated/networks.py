@@ -7,19 +7,18 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from jointopt.errors import InputError, nearest
+from jointopt.errors import InputError, is_whole, nearest
 
 __all__ = ["NETWORKS", "build", "cnn", "count_parameters", "mlp", "prunable"]
 
 
 def _positive(field: str, values: Sequence[int]) -> None:
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        if not (is_whole(value) and value >= 1):
             raise InputError(f"{field} must be whole and at least 1, found {value!r} in {tuple(values)}")
 
 
@@ -132,7 +131,7 @@ def build(name: str, inputs_shape: Sequence[int], classes: int, seed: int, **opt
     for option in options:
         if option not in known:
             raise InputError(f"network '{name}' has no option '{option}'{nearest(option, known)}")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+    if not (is_whole(seed) and 0 <= seed < 2**63):
         raise InputError(f"seed must be a whole number in 0 .. 2**63 - 1, found {seed!r}")
     # The CPU generator alone is seeded: torch.manual_seed would also reseed every GPU, which fork_rng was
     # told not to restore (restoring them would initialise CUDA).

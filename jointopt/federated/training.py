@@ -29,7 +29,7 @@ from torch import Tensor
 
 from jointopt._version import __version__
 from jointopt.decision import Decision
-from jointopt.errors import InputError, nearest
+from jointopt.errors import InputError, is_whole, nearest
 from jointopt.federated.ledger import Ledger
 from jointopt.federated.quantizer import RAW_WIDTH, WIDTHS, decode, encode, quantize
 from jointopt.federated.task import Losses, Task
@@ -432,7 +432,7 @@ class _Loop:
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not (is_whole(value) and value >= least):
         raise InputError(f"{name}: must be a whole number of at least {least}, found {value!r}")
     return int(value)
 
