@@ -7,10 +7,12 @@ A solver never knows a design. It asks `Problem.capabilities()` for structure ob
 * `Cells`: given prices on the sums, each unit is a search over one real variable and an enumerated label, with a
   rigorous lower bound on every cell;
 * `Search`: a few complicating variables and a completion of the rest, for Bayesian optimization;
-* `Blocks`: closed-form steps to alternate;
+* `Blocks`: steps to alternate, in closed form or convex;
+* `Selection`: units that may be left out, and what the number taken does to the objective;
+* `Convex`: a whole problem that is a convex program;
 * `Baseline`: what the design is compared with.
 
-Without `Sums` and `Cells` there is no certificate, and no lower bound is claimed.
+Without `Sums` and `Cells`, or `Convex`, there is no certificate, and no lower bound is claimed.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from jointopt.decision import Array, Decision
 from jointopt.errors import InputError, nearest
-from jointopt.system import FEASIBILITY_TOLERANCE, FloatArray, System
+from jointopt.system import FEASIBILITY_TOLERANCE, FloatArray, Scenario, System
+
+if TYPE_CHECKING:
+    import cvxpy
 
 __all__ = [
     "FEASIBILITY_TOLERANCE",
@@ -35,9 +40,12 @@ __all__ = [
     "CellList",
     "Cells",
     "Conflict",
+    "Convex",
     "Evaluation",
+    "Outer",
     "Problem",
     "Search",
+    "Selection",
     "Sums",
     "Variable",
 ]
@@ -265,12 +273,68 @@ class Blocks:
     steps: Mapping[str, Callable[[Decision], Decision]]
 
 
+class Outer(Protocol):
+    """The objective as a function of the summed cost and mass of the units that are taken."""
+
+    def value(self, cost: Any, mass: Any) -> Any:
+        """Return the objective, increasing in the cost; inf where the mass is not allowed."""
+        ...
+
+    def least(self, offset: Any, slope: Any, low: Any, high: Any) -> Any:
+        """Return a lower bound of `value` over masses in [low, high] at cost offset + slope x mass; vectorised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Units may be left out, and then count for nothing; `Sums` and `Cells` are about those that are taken.
+
+    Attributes
+    ----------
+    mass : array, shape [units]
+        What a taken unit adds to the mass (> 0), whatever its own decision.
+    outer : Outer
+        The objective.
+    required, excluded : bool arrays, shape [units]
+        Units that must be taken or left out.
+    kind : int array, shape [units]
+        Units of one number are interchangeable.
+    """
+
+    mass: FloatArray
+    outer: Outer
+    required: npt.NDArray[np.bool_]
+    excluded: npt.NDArray[np.bool_]
+    kind: npt.NDArray[np.int64]
+
+
+class Convex(Protocol):
+    """A convex program whose optimum is the problem's, normalised for a conic solver, and its proof in SI."""
+
+    def program(self) -> cvxpy.Problem:
+        """Return the program, compiled once."""
+        ...
+
+    def decision(self) -> Decision:
+        """Return the decision at the program's solution, moved into the budgets where rounding left it outside."""
+        ...
+
+    def lower_bound(self, decision: Decision) -> float:
+        """Return a bound on the objective over all decisions, proved from duality at a decision without the solver."""
+        ...
+
+
 @dataclass(frozen=True)
 class Baseline:
-    """Something the design is compared with: a restricted problem to solve, or a rule that gives a decision."""
+    """Something the design is compared with.
+
+    One of: the problem with variables restricted, another problem (drawn with a generator) whose answer is judged by
+    this one, or a rule that gives a decision.
+    """
 
     meaning: str
     restrict: Mapping[str, Any] | None = None
+    instead: Callable[[np.random.Generator], Problem] | None = None
     rule: Callable[[np.random.Generator], Decision | None] | None = None
 
 
@@ -282,6 +346,8 @@ class Capabilities:
     cells: Cells | None = None
     search: Search | None = None
     blocks: Blocks | None = None
+    selection: Selection | None = None
+    convex: Convex | None = None
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     conflicts: Callable[[npt.NDArray[np.int64]], list[Conflict]] | None = None
 
@@ -291,7 +357,16 @@ class Problem(ABC):
 
     name: str = "problem"
     minimises: str = ""
-    system: System
+    system_type: ClassVar[type[Scenario]] = System
+    """What kind of system the problem is about."""
+    system: Any
+
+    @classmethod
+    def sample(
+        cls, *, devices: int | None = None, seed: int = 0, data: str | None = None, tightness: float = 1.0
+    ) -> Scenario:
+        """Sample a system to solve: number of devices, whose network sizes, and what divides its budgets."""
+        raise InputError(f"{cls.name}: no scenario can be sampled; give one")
 
     @property
     @abstractmethod

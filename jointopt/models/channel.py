@@ -26,7 +26,7 @@ __all__ = [
 
 Array = Any
 Fading = Literal["rayleigh", "none"]
-PacketErrorLaw = Literal["waterfall", "outage"]
+PacketErrorLaw = Literal["waterfall", "outage", "none"]
 
 
 def path_gain(distance: Array, reference_gain: Array = 1e-3, exponent: Array = 2.0) -> Array:
@@ -60,11 +60,14 @@ def packet_error(snr: Array, threshold: Array, law: PacketErrorLaw = "waterfall"
         Mean signal-to-noise ratio s, linear.
     threshold : float or array
         Waterfall threshold, or the SNR under which a packet is lost; linear.
-    law : {"waterfall", "outage"}
+    law : {"waterfall", "outage", "none"}
         Waterfall: 1 - exp(-threshold/s) for a fixed gain, 1 - 2 sqrt(x) K1(2 sqrt(x)) with x = threshold/s on
         average over Rayleigh fading. Outage: 1 - exp(-threshold/s) under Rayleigh fading, a step without it.
+        None: nothing is lost.
     """
     xp = namespace(snr)
+    if law == "none":
+        return xp.zeros_like(snr)
     x = threshold / snr
     if fading == "rayleigh" and law == "waterfall":
         return rayleigh_packet_error(x)
