@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from jointopt import data, federated, models, plot, problems, pruning, solvers, study, systems
     from jointopt.decision import Decision
     from jointopt.errors import DataError, InputError, JointoptError, MissingExtraError, SolverError
-    from jointopt.federated import Task, TrainingResult, measure_constants
+    from jointopt.federated import Task, TrainingResult, measure_constants, measure_generalization
     from jointopt.problem import Evaluation, Problem, Variable
     from jointopt.result import Certificate, Result
     from jointopt.solvers import methods, solve
     from jointopt.study import compare, train
-    from jointopt.system import Bound, Devices, Learner, Radio, System
+    from jointopt.system import Bound, Devices, Generalization, Learner, Radio, System
 
 _SUBMODULES = (
     "data",
@@ -49,6 +49,7 @@ _NAMES = {
     "Decision": "jointopt.decision",
     "Devices": "jointopt.system",
     "Evaluation": "jointopt.problem",
+    "Generalization": "jointopt.system",
     "InputError": "jointopt.errors",
     "JointoptError": "jointopt.errors",
     "Learner": "jointopt.system",
@@ -63,6 +64,7 @@ _NAMES = {
     "Variable": "jointopt.problem",
     "compare": "jointopt.study",
     "measure_constants": "jointopt.federated",
+    "measure_generalization": "jointopt.federated",
     "methods": "jointopt.solvers",
     "solve": "jointopt.solvers",
     "train": "jointopt.study",
@@ -75,6 +77,7 @@ __all__ = [
     "Decision",
     "Devices",
     "Evaluation",
+    "Generalization",
     "InputError",
     "JointoptError",
     "Learner",
@@ -91,6 +94,7 @@ __all__ = [
     "data",
     "federated",
     "measure_constants",
+    "measure_generalization",
     "methods",
     "models",
     "plot",

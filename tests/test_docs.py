@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import jointopt as jo
-from jointopt.system import Bound, Devices, Learner, Radio
+from jointopt.system import Bound, Devices, Generalization, Learner, Radio
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-@pytest.mark.parametrize("section", [Devices, Radio, Learner, Bound])
+@pytest.mark.parametrize("section", [Devices, Radio, Learner, Bound, Generalization])
 def test_every_scenario_field_is_documented(section: type) -> None:
     text = (DOCS / "scenario.md").read_text(encoding="utf-8")
     heading = f"## `[{section.__name__.lower()}]`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import scipy.special as sc
 
 from jointopt import systems
 from jointopt.errors import InputError, MissingExtraError
+from jointopt.federated import Task, train
 from jointopt.problems.ltfl import LTFL
 from jointopt.solvers import solve
+from jointopt.system import System
 
 
 def test_same_seed_same_system() -> None:
@@ -131,6 +134,121 @@ def test_default_scenario_is_interior() -> None:
 def test_default_scenario_is_feasible_nearby(tightness: float) -> None:
     for seed in range(3):
         assert solve(LTFL(systems.ltfl(20, seed, tightness=tightness))).status == "optimal"
+
+
+# ------------------------------------------------------------------ FEEL
+
+
+def test_feel_same_seed_same_system() -> None:
+    assert systems.feel(7, 3) == systems.feel(7, 3)
+    assert systems.feel(7, 3) != systems.feel(7, 4)
+    assert systems.feel(7, 3).name == "feel-digits-7-seed3"
+    assert System.from_dict(systems.feel(7, 3).to_dict()) == systems.feel(7, 3)
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion-mnist"])
+@pytest.mark.parametrize("seed", range(3))
+def test_feel_ranges(data: str, seed: int) -> None:
+    system, preset = systems.feel(20, seed, data=data), systems.PRESETS[data]
+    devices, radio, learner = system.devices, system.radio, system.learner
+    assert (radio.fading, radio.packet_error, radio.total_bandwidth) == ("none", "none", 1e6)
+    assert radio.bandwidth == pytest.approx(5e4)
+    assert radio.gain == pytest.approx(1e-3 * radio.distance**-3.8)
+    assert np.array_equal(radio.distance, systems.ltfl(20, seed, data=data).radio.distance)
+    assert np.all((devices.power_max >= 0.1) & (devices.power_max <= 0.2))
+    assert np.all((devices.frequency >= 20e6) & (devices.frequency <= 50e6))
+    # clients differ much in size, and together fit into the data set
+    assert devices.samples.max() / devices.samples.min() > 3.5
+    assert devices.samples.mean() == pytest.approx(sum(preset.samples) / 2, rel=0.01)
+    assert np.all(devices.samples == np.rint(devices.samples))
+    assert (learner.bits_max, learner.parameters, learner.batch_size) == (32, preset.parameters, preset.batch_size)
+    assert system.bound.pruning_error == "laplace"
+    assert system.generalization is not None
+    assert np.all(system.generalization.gradient_proxy == preset.gradient_proxy)
+    assert np.all(system.generalization.mutual_information == preset.mutual_information)
+
+
+def test_feel_budgets_by_hand() -> None:
+    """0.7 of the median dense round: raw floats, half of the power, an equal split of the band."""
+    system = systems.feel(5, 1, tightness=1.25)
+    d, delays, energies = system.devices, [], []
+    for u in range(5):
+        power = d.power_max[u] / 2
+        rate = 50e3 * math.log2(1 + power * system.radio.gain[u] / (50e3 * 10**-17.4 * 1e-3))
+        cycles = d.samples[u] * 40 * 4810
+        delays.append(cycles / d.frequency[u] + (4810 * 32 + 64) / rate)
+        energies.append(2.5e-25 * cycles * d.frequency[u] ** 2 + power * (4810 * 32 + 64) / rate)
+    assert d.delay_budget == pytest.approx(0.7 * np.median(delays) / 1.25, rel=1e-9)
+    share = d.energy_budget / (0.7 * np.median(energies) / 1.25)
+    assert np.all((share >= 0.5) & (share <= 1.5))
+    assert systems.feel(5, 1).devices.energy_budget == pytest.approx(1.25 * d.energy_budget)
+
+
+def test_feel_takes_other_sizes() -> None:
+    system = systems.feel(3, 0, samples=[10, 20, 30], parameters=100, unpruned_parameters=5, batch_size=8)
+    assert system.devices.samples.tolist() == [10, 20, 30]
+    assert (system.learner.parameters, system.learner.unpruned_parameters) == (100, 5)
+    assert system.learner.batch_size == 8
+    for arguments, words in (
+        ({"devices": 0}, "devices"),
+        ({"data": "digts"}, "did you mean 'digits'"),
+        ({"tightness": 0.0}, "tightness"),
+        ({"devices": 3, "samples": [1, 2]}, "samples"),
+    ):
+        with pytest.raises(InputError, match=words):
+            systems.feel(**arguments)  # type: ignore[arg-type]
+
+
+def test_feel_from_a_task() -> None:
+    task = Task.make(devices=6, seed=2)
+    system = System.from_task(task, design="feel", seed=1)
+    task.check(system)
+    assert system == systems.feel(6, 1, samples=task.samples)
+    assert System.from_task(task, seed=1) == systems.ltfl(6, 1, samples=task.samples)
+    assert System.from_task(task, template=system) == system
+    with pytest.raises(InputError, match="design: unknown 'fel'; did you mean 'feel'"):
+        System.from_task(task, design="fel")  # type: ignore[arg-type]
+    other = Task.make(data=replace(task.data, name="mine"), devices=6, seed=2)
+    with pytest.raises(
+        InputError, match=r"systems\.feel\(devices=6\)\.with_\(\*\*measure_constants\(task\), \*\*measure_gen"
+    ):
+        System.from_task(other, design="feel")
+
+
+def test_feel_trains() -> None:
+    """Half of the clients on an equal split of the band: costs are booked for them alone."""
+    system = systems.feel(6, 0)
+    task = Task.for_system(system, seed=0)
+    selected = np.array([1.0, 0.0] * 3)
+    decision = {
+        "selected": selected,
+        "pruning_ratio": 0.25 * selected,
+        "bandwidth": system.radio.total_bandwidth / 3 * selected,
+        "frequency": system.devices.frequency * selected,
+        "power": system.devices.power_max * selected,
+    }
+    result = train(decision, system, task, rounds=150, learning_rate=0.5, measure_gradient_every=0)
+    assert result.status == "completed"
+    assert not result.ledger.lost.any()
+    assert np.all((result.ledger.bits > 0) == (selected > 0))
+    assert result.ledger.bits[0, 0] == (4736 * 3 // 4 + 74) * 32 + 64
+    assert result.final_accuracy is not None
+    assert result.final_accuracy > 0.4
+
+
+def test_feel_scenario_has_something_to_choose() -> None:
+    """The best selections leave out a fifth to a half, and no ratio is at an end of its range."""
+    pytest.importorskip("jointopt.problems.feel")
+    from jointopt.problems.feel import FEEL
+
+    for data, seed in (("digits", 0), ("digits", 1), ("fashion-mnist", 0)):
+        result = solve(FEEL(systems.feel(20, seed, data=data)))
+        assert result.status == "optimal"
+        assert result.decision is not None
+        taken = result.decision["selected"] > 0.5
+        assert 9 <= taken.sum() <= 17, (data, seed, taken.sum())
+        ratio = result.decision["pruning_ratio"][taken]
+        assert np.mean((ratio > 1e-6) & (ratio < 0.9 - 1e-6)) >= 0.5
 
 
 # ------------------------------------------------------------------ Sionna

@@ -1,7 +1,17 @@
 """Federated learning: tasks, networks, gradient quantization, simulated training rounds and what they cost."""
 
+from jointopt.federated.generalization import GradientGaps, measure_generalization, measure_gradient_gaps
 from jointopt.federated.task import Task
 from jointopt.federated.training import Curve, TrainingResult, train
 from jointopt.federated.warmup import measure_constants
 
-__all__ = ["Curve", "Task", "TrainingResult", "measure_constants", "train"]
+__all__ = [
+    "Curve",
+    "GradientGaps",
+    "Task",
+    "TrainingResult",
+    "measure_constants",
+    "measure_generalization",
+    "measure_gradient_gaps",
+    "train",
+]

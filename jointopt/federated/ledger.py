@@ -57,8 +57,8 @@ class RoundCost:
 def round_cost(system: System, decision: Decision, *, local_steps: int = 1) -> RoundCost:
     """Return what a round costs each device; the decision's ratios must be multiples of 1/V (see `snap`).
 
-    `bandwidth` [Hz], `frequency` [Hz] and `selected` (0 or 1) of the decision are used where it has them,
-    else the system's values. With `local_steps` steps a round takes that many times the cycles.
+    `bits`, `bandwidth` [Hz], `frequency` [Hz] and `selected` (0 or 1) of the decision are used where it has them,
+    else the system's values (`bits_max`, everyone). With `local_steps` steps a round takes that many times the cycles.
     """
     devices, radio, learner = system.devices, system.radio, system.learner
     size = len(system)
@@ -73,7 +73,7 @@ def round_cost(system: System, decision: Decision, *, local_steps: int = 1) -> R
         return np.where(selected, spread(name, otherwise), 1.0)
 
     ratio = np.where(selected, spread("pruning_ratio", None), 0.0)
-    bits = np.where(selected, spread("bits", None), 1.0).astype(np.int64)
+    bits = np.where(selected, spread("bits", learner.bits_max), 1.0).astype(np.int64)
     power, frequency = chosen("power"), chosen("frequency", devices.frequency)
     bandwidth = chosen("bandwidth", radio.bandwidth)
 

@@ -7,7 +7,8 @@ One round, as the theory assumes it (section 0):
 3. it computes g_u = m_u * grad F_u(w_u) on its data or on a batch of them;
 4. it quantizes the kept entries and the unpruned parameters with one common range, without bias, to Q_u;
 5. its packet arrives (alpha_u = 1) with probability 1 - q_u, drawn in two steps: a gain o ~ Exp(1) of this
-   block, then the loss given that gain, so that the mean over gains is the model's packet error;
+   block, then the loss given that gain, so that the mean over gains is the model's packet error (q_u = 0 and
+   nothing is lost where the system's radio has no packet errors);
 6. the server takes g = sum_u N_u alpha_u Q_u / sum_u N_u alpha_u over what arrived, pruned entries counted as
    zeros, and sets w <- w - eta g; where nothing arrived w stays. The server's model is never pruned.
 """
@@ -61,8 +62,8 @@ STREAMS: Mapping[str, int] = {"batch": 0, "quantizer": 1, "channel": 2, "selecti
 
 Status = Literal["completed", "interrupted", "diverged"]
 
-_NEEDED = ("pruning_ratio", "bits", "power")
-_OPTIONAL = ("bandwidth", "frequency", "selected")
+_NEEDED = ("pruning_ratio", "power")
+_OPTIONAL = ("bits", "bandwidth", "frequency", "selected")
 
 
 def _sequence(seed: int, name: str, *where: int) -> np.random.SeedSequence:
@@ -85,11 +86,13 @@ def trainable(decision: Mapping[str, Any], system: System) -> Decision:
 
     Rounding up only lowers delay and energy, so budgets that held still hold. Where it leads above
     `pruning_ratio_max`, by less than 1/V, that is accepted, since rounding down could break a budget.
+    A design that does not choose bits sends the learner's `bits_max` per parameter.
 
     Returns
     -------
     Decision
-        All variables of shape ``[devices]``.
+        All variables of shape ``[devices]``, bits among them. Devices that are not selected keep whatever values
+        they were given (0 W or 0 Hz, say), except that they prune nothing; none of it is used.
 
     Raises
     ------
@@ -115,6 +118,13 @@ def trainable(decision: Mapping[str, Any], system: System) -> Decision:
 
     selected = values.get("selected", np.ones(size))
     learner = system.learner
+    if "bits" not in values:
+        if learner.bits_max not in WIDTHS:
+            raise InputError(
+                f"learner.bits_max: {learner.bits_max} bits are sent where the decision names none, which training "
+                f"cannot do; it takes 1 .. 16, or {RAW_WIDTH} for raw floats"
+            )
+        values["bits"] = np.full(size, float(learner.bits_max))
     ratio, most = values["pruning_ratio"], learner.pruning_ratio_max
     rules = [
         ("selected", ~np.isin(selected, (0.0, 1.0)), "must be 0 or 1"),
@@ -365,6 +375,8 @@ class _Loop:
         cost, radio = self.ledger.cost, self.radio
         if radio.fading == "none":
             return np.ones(size), luck < cost.packet_error
+        if radio.packet_error == "none":
+            return gain, np.zeros(size, dtype=np.bool_)
         faded = cost.snr * gain
         if radio.packet_error == "outage":
             return gain, faded < radio.outage_threshold
@@ -461,9 +473,9 @@ def train(
     Parameters
     ----------
     decision : mapping
-        `pruning_ratio`, `bits`, `power` [W], and if chosen `bandwidth` [Hz], `frequency` [Hz] and `selected`
-        (0 or 1), each one number or shape ``[devices]``; rounded by `trainable`. Budgets it breaks are
-        counted, not refused, so that baselines can be trained too.
+        `pruning_ratio`, `power` [W], and if chosen `bits` (else the learner's `bits_max`), `bandwidth` [Hz],
+        `frequency` [Hz] and `selected` (0 or 1), each one number or shape ``[devices]``; rounded by `trainable`.
+        Budgets it breaks are counted, not refused, so that baselines can be trained too.
     system : System
         Must fit the task (see `Task.check`).
     task : Task

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -20,7 +21,7 @@ from jointopt.errors import InputError
 from jointopt.federated.task import Losses, Task
 from jointopt.pruning import keep_mask
 
-__all__ = ["MARGIN", "measure_constants"]
+__all__ = ["MARGIN", "measure_constants", "sample_variance"]
 
 MARGIN = 1.5
 """Factor on the measured smoothness and squared weight norm."""
@@ -46,17 +47,24 @@ class _Smoothness:
             self.value = max(self.value, math.sqrt(apart) / distance)
 
 
-def _sample_variance(losses: Losses, weights: Tensor, device: int, most: int, rng: np.random.Generator) -> float:
-    """Unbiased estimate of E||grad of one sample - mean||^2 over a device's samples; 0 if it has one."""
-    inputs, labels = losses.samples_of(device)
-    if len(labels) < 2:
+def sample_variance(
+    losses: Losses, weights: Tensor, device: int, rows: NDArray[np.int64], keep: Tensor | None = None
+) -> float:
+    """Unbiased estimate of E||grad of one sample - mean||^2 from some samples of a device, on the kept coordinates.
+
+    0 for a single sample, which says nothing about the variance.
+    """
+    if len(rows) < 2:
         return 0.0
-    index = torch.from_numpy(rng.choice(len(labels), min(most, len(labels)), replace=False))
+    inputs, labels = losses.samples_of(device)
+    index = torch.from_numpy(rows)
 
     def one(flat: Tensor, sample: Tensor, label: Tensor) -> Tensor:
         return losses.sample_loss(flat, sample[None], label[None])
 
     each = vmap(grad(one), in_dims=(None, 0, 0))(weights, inputs[index], labels[index])
+    if keep is not None:
+        each = each * keep
     return _square(each - each.mean(dim=0)) / (len(index) - 1)
 
 
@@ -181,8 +189,11 @@ def measure_constants(
             smoothness.see(there, each, math.sqrt(_square(moved - weights)))
             direction = total_there - total
         if number in (0, rounds):
-            estimates = [_sample_variance(losses, weights, u, variance_samples, rng) for u in devices]
-            variance = max(variance, *estimates)
+            for u in devices:
+                count = int(task.samples[u])
+                if count > 1:
+                    rows = rng.choice(count, min(variance_samples, count), replace=False)
+                    variance = max(variance, sample_variance(losses, weights, u, rows))
         before = weights, each
         weights = weights - learning_rate * total
     return {

@@ -1,6 +1,6 @@
-"""Convergence bounds (theory L4, 1b).
+"""Convergence bounds (theory L4, 1b, 3b).
 
-The gap is "in the manner of" the published one: derived here [D] under assumptions A1 to A4, not quoted.
+The gaps are "in the manner of" the published ones: derived here [D] under assumptions A1 to A4, not quoted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from typing import Any
 from jointopt.models._array import as_array, namespace
 from jointopt.models.compression import quantization_variance
 
-__all__ = ["Gap", "average_gradient_bound", "error_cap", "gap", "optimality_gap"]
+__all__ = [
+    "Gap",
+    "GeneralizationGap",
+    "average_gradient_bound",
+    "error_cap",
+    "gap",
+    "generalization_gap",
+    "optimality_gap",
+]
 
 Array = Any
 
@@ -82,6 +90,84 @@ def gap(
         quantization=weight * 2.0 * quantization_variance,
         sampling=weight * 2.0 * sampling_variance + 0.0 * packet_error,
         contraction=weight * 8.0 * gradient_slope * packet_error,
+    )
+
+
+@dataclass(frozen=True)
+class GeneralizationGap:
+    """The gap Gamma of theorem 3 (theory 3b), for clients of which only some take part.
+
+    `generalization` and `pruning` have shape ``[..., devices]`` and are weighted by v_k already, 0 where not
+    selected; `selection` and `contraction` (A, which must stay below 1) have shape ``[...]``.
+    """
+
+    generalization: Array
+    pruning: Array
+    selection: Array
+    contraction: Array
+
+    @property
+    def total(self) -> Array:
+        """Gamma, shape ``[...]``; infinite where nobody is selected."""
+        xp = namespace(self.generalization, self.pruning, self.selection)
+        return xp.sum(self.generalization + self.pruning, axis=-1) + self.selection
+
+
+def generalization_gap(
+    *,
+    selected: Array,
+    samples: Array,
+    gradient_gap: Array,
+    pruning_ratio: Array,
+    pruning_error: Array,
+    smoothness: Array,
+    weight_norm_squared: Array,
+    mask_energy: Array,
+    gradient_offset: Array,
+    gradient_slope: Array,
+) -> GeneralizationGap:
+    """Gamma and A of theorem 3 (3b [D]): pruned models, some clients, and how far their samples mislead.
+
+    Gamma = sum_k v_k [4 Phi_k + 4 L^2 D^2 e(r_k) + 2 M^2 r_k] + 8 zeta1 (1 - n_S/n)^2 and
+    A = 8 zeta2 (1 - n_S/n)^2, with v_k = a_k n_k / n_S and n_S = sum_k a_k n_k. The error of the round's gradient
+    is split into the gap of the masked training gradient (Phi), the change of the gradient by pruning (L^2 D^2 e)
+    and what the mask hides (M^2 r), which is orthogonal to the other two, and the clients left out.
+
+    Parameters
+    ----------
+    selected : array, shape [..., devices]
+        a_k: 1 for those who take part, 0 for the others (values between are weighted alike).
+    samples : array, shape [devices]
+        n_k.
+    gradient_gap : array, shape [..., devices]
+        Phi_k, see `jointopt.models.generalization.gradient_gap`.
+    pruning_ratio, pruning_error : arrays, shape [..., devices]
+        r_k, and the share e(r_k) of ||w||^2 that pruning removes.
+    smoothness, weight_norm_squared, mask_energy, gradient_offset, gradient_slope : float
+        L, D^2, M^2, zeta_1 and zeta_2 (A1 to A4).
+    """
+    xp = namespace(selected, gradient_gap, pruning_ratio, pruning_error)
+    held = as_array(selected * samples, xp)
+    there = xp.sum(held, axis=-1)
+    nobody = there <= 0.0
+    # no 0/0, not even in the branch that is thrown away: torch would differentiate it
+    divisor = xp.where(nobody, xp.ones_like(there), there)
+    weight = held / divisor[..., None]
+
+    def weighted(error: Array) -> Array:
+        error = as_array(error, xp)
+        # Whoever is left out counts 0, also with values that make no sense; finite ones keep their derivative in a_k.
+        pointless = (weight == 0.0) & ~xp.isfinite(error)
+        return weight * xp.where(pointless, xp.zeros_like(error), error)
+
+    everything = xp.sum(held * 0.0 + samples, axis=-1)
+    missing = (1.0 - there / everything) ** 2
+    selection = 8.0 * gradient_offset * missing
+    return GeneralizationGap(
+        generalization=weighted(4.0 * gradient_gap),
+        pruning=weighted(4.0 * smoothness**2 * weight_norm_squared * pruning_error + 2.0 * mask_energy * pruning_ratio),
+        selection=xp.where(nobody, xp.full_like(selection, float("inf")), selection),
+        contraction=8.0 * gradient_slope * missing,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jointopt.system.base import FEASIBILITY_TOLERANCE, FloatArray, Quantity, Scenario, Section
 from jointopt.system.federated import Bound, Devices, Generalization, Learner, Radio, System
+from jointopt.system.inference import InferenceDevices, InferenceSystem, Link, Network, Server
 
 __all__ = [
     "FEASIBILITY_TOLERANCE",
@@ -11,10 +12,15 @@ __all__ = [
     "Devices",
     "FloatArray",
     "Generalization",
+    "InferenceDevices",
+    "InferenceSystem",
     "Learner",
+    "Link",
+    "Network",
     "Quantity",
     "Radio",
     "Scenario",
     "Section",
+    "Server",
     "System",
 ]

@@ -231,7 +231,6 @@ def _input_error(section: str, error: ValidationError) -> InputError:
     return InputError("; ".join(lines))
 
 
-
 class Scenario(Section):
     """Named sections that belong together: everything a design needs to know about the world."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
-from jointopt.errors import InputError
+from jointopt.errors import InputError, nearest
 from jointopt.models.channel import path_gain
 from jointopt.system.base import FloatArray, Quantity, Scenario, Section
 from jointopt.units import parse_quantity
@@ -314,7 +314,9 @@ class System(Scenario):
             fields["gain_file"] = str(folder / fields["gain_file"])
 
     @classmethod
-    def from_task(cls, task: Any, *, template: System | None = None, seed: int = 0) -> System:
+    def from_task(
+        cls, task: Any, *, template: System | None = None, seed: int = 0, design: Literal["ltfl", "feel"] = "ltfl"
+    ) -> System:
         """Derive a system from a training task: its true sample, parameter and batch counts.
 
         Parameters
@@ -323,7 +325,18 @@ class System(Scenario):
             Anything with `samples` [devices], `parameters`, `unpruned_parameters`, `batch_size` and `name`.
         template : System, optional
             Radio, processors, budgets and constants to keep; sampled from `seed` when not given.
+        seed : int
+            Seed of what is sampled.
+        design : {"ltfl", "feel"}
+            For which design to sample (`jointopt.systems.ltfl` or `feel`) when there is no template.
+
+        Raises
+        ------
+        InputError
+            For an unknown design, a template for another number of devices, or data without known constants.
         """
+        if design not in ("ltfl", "feel"):
+            raise InputError(f"design: unknown '{design}'{nearest(str(design), ['ltfl', 'feel'])}")
         sizes: dict[str, Any] = {
             "samples": np.asarray(task.samples, dtype=np.float64),
             "parameters": int(task.parameters),
@@ -333,13 +346,15 @@ class System(Scenario):
             from jointopt import systems
 
             if task.name not in systems.PRESETS:
+                measured = "**measure_constants(task)"
+                if design == "feel":
+                    measured += ", **measure_generalization(task)"
                 raise InputError(
                     f"task: no bound constants were measured for data '{task.name}'; give template=..., for example "
-                    f"systems.ltfl(devices={len(sizes['samples'])}).with_(**measure_constants(task))"
+                    f"systems.{design}(devices={len(sizes['samples'])}).with_({measured})"
                 )
-            return systems.ltfl(
-                devices=len(sizes["samples"]), seed=seed, data=task.name, batch_size=task.batch_size, **sizes
-            )
+            sample = systems.feel if design == "feel" else systems.ltfl
+            return sample(devices=len(sizes["samples"]), seed=seed, data=task.name, batch_size=task.batch_size, **sizes)
         if len(template) != len(sizes["samples"]):
             raise InputError(
                 f"template: is for {len(template)} devices, the task has {len(sizes['samples'])} partitions"

@@ -421,8 +421,8 @@ def test_bad_options(digits: Task, system_for: Callable[..., System], options: d
 
 
 def test_missing_variable_and_wrong_system(digits: Task, system_for: Callable[..., System]) -> None:
-    with pytest.raises(InputError, match="'bits' is missing"):
-        train({"pruning_ratio": 0.1, "power": 0.1}, system_for(digits), digits)
+    with pytest.raises(InputError, match="'pruning_ratio' is missing"):
+        train({"bits": 8, "power": 0.1}, system_for(digits), digits)
     with pytest.raises(InputError, match="device 0 holds"):
         train(MODERATE, system_for(digits, samples=10), digits)
 
@@ -454,3 +454,75 @@ def test_masks_are_those_of_the_pruning_rule(digits: Task, system_for: Callable[
         keep = rank >= loop.pruned[u]
         assert torch.equal(keep[loop.losses.prunable], keep_mask(weights, decision["pruning_ratio"][u]))
         assert bool(keep[~loop.losses.prunable].all())
+
+
+# Designs that choose other variables ------------------------------------------------------------------------
+
+PARTIAL = {
+    "pruning_ratio": [0.2, 0.0, 0.5, 0.0, 0.9, 0.0],
+    "selected": [1, 0, 1, 0, 1, 0],
+    "bandwidth": [1e5, 0.0, 2e5, 0.0, 3e5, 0.0],
+    "frequency": [1e9, 0.0, 2e9, 0.0, 5e8, 0.0],
+    "power": [0.1, 0.0, 0.15, 0.0, 0.2, 0.0],
+}
+LOSSLESS = {"fading": "none", "packet_error": "none"}
+
+
+def test_without_bits_raw_floats_are_sent(digits: Task, system_for: Callable[..., System]) -> None:
+    system = system_for(digits, bits_max=32, **LOSSLESS)
+    result = train(PARTIAL, system, digits, rounds=4)
+    assert np.all(result.decision["bits"] == 32)
+    named = train({**PARTIAL, "bits": 32}, system, digits, rounds=4)
+    assert np.array_equal(result.weights, named.weights)
+    bits = result.ledger.bits[0]
+    kept = 4736 - np.ceil(np.array([0.2, 0.5, 0.9]) * 4736 - 1e-9)
+    assert np.array_equal(bits[[0, 2, 4]], (kept + 74) * 32 + 64)
+    assert np.all(bits[[1, 3, 5]] == 0)
+    for left_out in (result.ledger.delay, result.ledger.energy):
+        assert np.all(left_out[:, [1, 3, 5]] == 0)
+        assert np.all(np.isfinite(left_out))
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_selected_devices_alone_are_trained_on(digits: Task, system_for: Callable[..., System]) -> None:
+    system = system_for(digits, bits_max=32, **LOSSLESS)
+    result = train({**PARTIAL, "pruning_ratio": 0.0}, system, digits, rounds=3, learning_rate=0.3)
+    some = Task(data=digits.data, module=digits.module, parts=tuple(digits.parts[u] for u in (0, 2, 4)))
+    alone = train(DENSE, system_for(some, **PERFECT), some, rounds=3, learning_rate=0.3)
+    np.testing.assert_allclose(result.weights, alone.weights, atol=1e-6)
+    assert [row["received"] for row in result.rows] == [3, 3, 3]
+
+
+def test_costs_without_bits_by_hand(digits: Task, system_for: Callable[..., System]) -> None:
+    system = system_for(digits, bits_max=32, **LOSSLESS)
+    result = train(PARTIAL, system, digits, rounds=1)
+    u, kept = 4, 4736 - 4263
+    noise = system.radio.noise_density * 3e5
+    rate = 3e5 * np.log2(1 + 0.2 * system.radio.gain[u] / noise)
+    cycles = kept / 4736 * 1e4 * digits.samples[u]
+    seconds = cycles / 5e8 + ((kept + 74) * 32 + 64) / rate
+    joules = 1e-28 * 5e8**2 * cycles + 0.2 * ((kept + 74) * 32 + 64) / rate
+    assert result.ledger.delay[0, u] == pytest.approx(seconds)
+    assert result.ledger.energy[0, u] == pytest.approx(joules)
+
+
+@pytest.mark.parametrize("fading", ["none", "rayleigh"])
+def test_without_packet_errors_nothing_is_lost(digits: Task, system_for: Callable[..., System], fading: str) -> None:
+    system = system_for(digits, gain=1e-15, packet_error="none", fading=fading)
+    result = train(MODERATE, system, digits, rounds=30, measure_gradient_every=0, evaluate_every=30)
+    assert not result.ledger.lost.any()
+    assert np.all(result.ledger.cost.packet_error == 0)
+    assert "packets lost     0 of 180" in result.summary()
+    assert np.all(result.ledger.gain == 1) == (fading == "none")
+    if fading == "none":
+        assert np.array_equal(result.ledger.faded_delay, result.ledger.delay)
+        assert np.array_equal(result.ledger.faded_energy, result.ledger.energy)
+
+
+def test_raw_width_that_training_does_not_know(digits: Task, system_for: Callable[..., System]) -> None:
+    with pytest.raises(InputError, match=r"learner\.bits_max: 24 bits are sent where the decision names none"):
+        train(PARTIAL, system_for(digits, bits_max=24), digits)
+    with pytest.raises(InputError, match=r"bandwidth\[device 2\]: 0.0 must be above 0"):
+        train({**PARTIAL, "bandwidth": [1e5, 0, 0, 0, 1e5, 0]}, system_for(digits, bits_max=32), digits)
+    with pytest.raises(InputError, match="'power' is missing"):
+        train({"pruning_ratio": 0.1}, system_for(digits), digits)
