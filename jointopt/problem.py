@@ -45,6 +45,7 @@ __all__ = [
     "Outer",
     "Problem",
     "Search",
+    "SelectableCells",
     "Selection",
     "Sums",
     "Variable",
@@ -246,6 +247,14 @@ class Cells(Protocol):
         ...
 
 
+class SelectableCells(Cells, Protocol):
+    """Cells whose units can be taken apart, for problems with a `Selection`."""
+
+    def take(self, index: Any) -> SelectableCells:
+        """Return some units by number, repeats allowed; `prices` may then be one vector per unit, [features, units]."""
+        ...
+
+
 class Search(Protocol):
     """A few complicating variables, one per unit; the rest follows in closed form."""
 
@@ -267,10 +276,16 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Blocks:
-    """Steps that each improve some variables with the others fixed, from a start."""
+    """Steps that each improve some variables with the others fixed, from a start.
+
+    The alternation rests when no variable moved, or when a sweep lowered the objective by less than `tolerance`
+    (relative; 0: never for that reason), or after `max_iterations` sweeps.
+    """
 
     start: Callable[[], Decision]
     steps: Mapping[str, Callable[[Decision], Decision]]
+    tolerance: float = 0.0
+    max_iterations: int = 100
 
 
 class Outer(Protocol):

@@ -39,7 +39,12 @@ def device_table(problem: Any, decision: Any, evaluation: Any) -> pd.DataFrame:
     size = len(problem.system)
     columns: dict[str, Any] = {}
     if decision is not None:
-        columns |= {name: np.broadcast_to(np.asarray(value), (size,)) for name, value in decision.items()}
+        # what is chosen per layer has no row here
+        columns |= {
+            name: np.broadcast_to(np.asarray(value), (size,))
+            for name, value in decision.items()
+            if np.shape(value)[-1] in (1, size)
+        }
     if evaluation is not None:
         for name, value in evaluation.quantities.items():
             if np.shape(value)[-1:] == (size,):
@@ -109,6 +114,8 @@ def explain(problem: Any, decision: Any) -> Explanation:
     quantities = {k: np.asarray(v) for k, v in evaluation.quantities.items()}
     limits: dict[str, Any] = {}
     for variable in problem.variables:
+        if np.shape(decision[variable.name])[-1] not in (1, size):
+            continue
         value = np.broadcast_to(np.asarray(decision[variable.name]), (size,))
         span = np.maximum(variable.upper - variable.lower, 1e-300)
         fixed = variable.upper == variable.lower
@@ -188,6 +195,10 @@ def summary(result: Any) -> str:
         if result.status == "infeasible":
             lines.append("the decision that exceeds the budgets least:")
         lines.append(_decision_table(result, min(len(system), _SHOWN)))
+        for variable in problem.variables:
+            if variable.axis == "layer":
+                values = " ".join(f"{v:.4g}" for v in np.ravel(result.decision[variable.name]))
+                lines.append(f"{variable.name} per layer: {values}")
         if len(system) > _SHOWN:
             lines.append(f"... and {len(system) - _SHOWN} more devices (to_pandas() has all)")
     return "\n".join(lines)
@@ -196,7 +207,7 @@ def summary(result: Any) -> str:
 def _decision_table(result: Any, shown: int) -> str:
     table = result.to_pandas()
     units = {v.name: v.unit for v in result.problem.variables} | {"delay": "s", "energy": "J"}
-    names = [*result.decision, *(n for n in ("delay", "energy", "packet_error") if n in table)]
+    names = [n for n in (*result.decision, "delay", "energy", "packet_error") if n in table]
 
     def cell(name: str, value: float) -> str:
         unit = units.get(name, "")

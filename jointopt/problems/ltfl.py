@@ -100,6 +100,20 @@ class LTFL(Problem):
         }
         self._check_magnitudes()
 
+    @classmethod
+    def sample(
+        cls, *, devices: int | None = None, seed: int = 0, data: str | None = None, tightness: float = 1.0
+    ) -> System:
+        """Sample a system (`jointopt.systems.ltfl`)."""
+        from jointopt import systems
+
+        return systems.ltfl(
+            devices=20 if devices is None else devices,
+            seed=seed,
+            data="digits" if data is None else data,
+            tightness=tightness,
+        )
+
     @property
     def variables(self) -> tuple[Variable, ...]:
         """Pruning ratio, bits, power [W], each per device."""

@@ -7,10 +7,12 @@ import mpmath as mp  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
+from jointopt import systems
 from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.problems import DESIGNS, get
 from jointopt.problems.ltfl import LTFL
+from jointopt.solvers import solve
 from jointopt.system import System
 
 torch = pytest.importorskip("torch")
@@ -448,3 +450,28 @@ def test_restrict_refuses(make_system: Any, ranges: Any, message: str) -> None:
 def test_restrict_refuses_other_shapes_with_our_error(make_system: Any, value: Any) -> None:
     with pytest.raises(InputError, match="power"):
         LTFL(make_system(**THREE)).restrict(power=value)
+
+
+@pytest.mark.parametrize("fading", ["rayleigh", "none"])
+def test_without_packet_errors(fading: str) -> None:
+    """Nothing is lost, so Gamma is pruning and quantization alone; the exact answer beats every point of a grid."""
+    for seed in range(2):
+        system = systems.ltfl(1, seed, tightness=1.2).with_(packet_error="none", fading=fading, gradient_slope=50.0)
+        problem = LTFL(system)
+        result = solve(problem)
+        assert result.status == "optimal"
+        assert result.decision is not None
+        found = problem.evaluate(result.decision)
+        assert float(found.parts["transmission"]) == float(found.quantities["contraction"]) == 0.0
+        ratio, power = np.meshgrid(np.linspace(0.0, 0.9, 451), np.geomspace(0.01, 0.1, 100))
+        least = np.inf
+        for bits in range(2, 17):
+            points = Decision(
+                pruning_ratio=ratio.reshape(-1, 1),
+                power=power.reshape(-1, 1),
+                bits=np.full((ratio.size, 1), float(bits)),
+            )
+            grid = problem.evaluate(points)
+            least = min(least, float(np.min(grid.objective[grid.feasible()], initial=np.inf)))
+        assert float(found.objective) <= least * (1 + 1e-9)
+        assert float(found.objective) > 0.97 * least
