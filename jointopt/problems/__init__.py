@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from jointopt.errors import InputError, nearest
+from jointopt.problems.coinference import CoInference
+from jointopt.problems.coinference_layers import LayerwiseCoInference
+from jointopt.problems.feel import FEEL
 from jointopt.problems.ltfl import LTFL
 
-__all__ = ["DESIGNS", "LTFL", "get"]
+__all__ = ["DESIGNS", "FEEL", "LTFL", "CoInference", "LayerwiseCoInference", "get"]
 
-DESIGNS: dict[str, Any] = {"ltfl": LTFL}
+DESIGNS: dict[str, Any] = {
+    "ltfl": LTFL,
+    "feel": FEEL,
+    "coinference": CoInference,
+    "coinference-layers": LayerwiseCoInference,
+}
 """Designs by the name used on the command line and in files."""
 
 

@@ -17,7 +17,7 @@ def alternating(
     monitor: Monitor,
     *,
     seed: int | None = None,
-    max_iterations: int = 100,
+    max_iterations: int | None = None,
     tolerance: float = 1e-12,
 ) -> str:
     """Apply a problem's `Blocks` in turn; every decision on the way is offered to the monitor.
@@ -33,8 +33,8 @@ def alternating(
         Receives the decisions and keeps the best.
     seed : int, optional
         Ignored: nothing is drawn.
-    max_iterations : int
-        Most sweeps over all steps.
+    max_iterations : int, optional
+        Most sweeps over all steps; the problem's own when not given.
     tolerance : float
         Relative change of every variable under which a sweep counts as at rest.
 
@@ -51,23 +51,27 @@ def alternating(
     blocks = problem.capabilities().blocks
     if blocks is None:
         raise InputError(f"{problem.name}: offers no closed-form steps to alternate")
+    if max_iterations is None:
+        max_iterations = blocks.max_iterations
     if not (is_whole(max_iterations) and max_iterations >= 1):
         raise InputError(f"max_iterations: {max_iterations!r} must be a whole number of at least 1")
     if not (is_real(tolerance) and tolerance >= 0.0):
         raise InputError(f"tolerance: {tolerance!r} must be a number of at least 0")
     decision = blocks.start()
-    monitor.offer(decision)
+    value = monitor.offer(decision)
     names = ", ".join(blocks.steps)
     for sweep in range(1, max_iterations + 1):
-        before = decision
+        before, earlier = decision, value
         for step in blocks.steps.values():
             decision = step(decision)
-            monitor.offer(decision)
+            value = monitor.offer(decision)
         if _at_rest(before, decision, tolerance):
             return (
                 f"alternating ({names}): at rest after {sweep} sweep{'s' if sweep > 1 else ''}; a fixed point need "
                 "not be an optimum (every point on an active budget's curve is one)"
             )
+        if sweep > 1 and abs(earlier - value) <= blocks.tolerance * abs(earlier):
+            return f"alternating ({names}): the last of {sweep} sweeps changed the objective by less than {blocks.tolerance:g}"
     return f"alternating ({names}): still moving after {max_iterations} sweeps"
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError, is_real, is_whole, nearest
-from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Evaluation, Problem
+from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Evaluation, Problem, SelectableCells
 from jointopt.result import Certificate, Result, Status
 from jointopt.solvers.alternating import alternating
 from jointopt.solvers.bayesian import bayesian
+from jointopt.solvers.convex import minimize_convex
 from jointopt.solvers.exact import minimize_sums
 from jointopt.solvers.monitor import Monitor, Progress, StopSearch
+from jointopt.solvers.selection import minimize_selection
 
 __all__ = ["METHODS", "methods", "solve"]
 
 METHODS = {
     "exact": "global optimum from the problem's structure, with a certified lower bound",
+    "convex": "global optimum of a convex program, with a lower bound from its dual",
     "bayesian": "Bayesian optimization over the complicating variables around the closed-form inner solution",
     "alternating": "the published closed forms applied in turn",
 }
@@ -38,6 +41,8 @@ def _methods(offered: Capabilities) -> dict[str, str]:
     out = {}
     if offered.sums is not None and offered.cells is not None:
         out["exact"] = METHODS["exact"]
+    if offered.convex is not None:
+        out["convex"] = METHODS["convex"]
     if offered.search is not None:
         out["bayesian"] = METHODS["bayesian"]
     if offered.blocks is not None:
@@ -49,7 +54,7 @@ def solve(
     problem: Problem,
     *,
     method: str = "auto",
-    gap: float = 1e-6,
+    gap: float | None = None,
     seed: int | None = 0,
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
@@ -62,10 +67,11 @@ def solve(
     problem : Problem
         What to solve.
     method : str
-        ``"auto"`` (exact where the problem has the structure), a name of `METHODS`, or one of the problem's
+        ``"auto"`` (exact or convex where the problem has the structure), a name of `METHODS`, or one of the problem's
         baselines (`methods` lists them).
-    gap : float
-        Relative certified gap at which the exact method may stop.
+    gap : float, optional
+        Relative certified gap at which the exact method may stop; when not given, 1e-6, or 1e-4 where it also decides
+        which units take part.
     seed : int, optional
         Seed of every random draw; the same seed gives the same result.
     time_limit : float, optional
@@ -89,7 +95,7 @@ def solve(
     """
     if not isinstance(problem, Problem):
         raise InputError(f"problem: expected a Problem, got {type(problem).__name__}")
-    if not (is_real(gap) and 0.0 < gap < 1.0):
+    if gap is not None and not (is_real(gap) and 0.0 < gap < 1.0):
         raise InputError(f"gap: {gap!r} must be a number between 0 and 1")
     if time_limit is not None and not (is_real(time_limit) and time_limit > 0.0):
         raise InputError(f"time_limit: {time_limit!r} s must be a number above 0")
@@ -98,9 +104,11 @@ def solve(
     if not isinstance(method, str):
         raise InputError(f"method: {method!r} must be a name")
     offered = problem.capabilities()
+    if gap is None:
+        gap = 1e-6 if offered.selection is None else 1e-4
     known = _methods(offered)
     if method == "auto":
-        method = "exact" if "exact" in known else "bayesian"
+        method = next((name for name in ("exact", "convex") if name in known), "bayesian")
     if method not in known:
         why = " (this problem lacks the structure for it)" if method in METHODS else ""
         raise InputError(f"method: unknown '{method}'{why}{nearest(method, known)}")
@@ -110,6 +118,8 @@ def solve(
     try:
         if method == "exact":
             return run.exact()
+        if method == "convex":
+            return run.convex()
         if method in offered.baselines:
             return run.baseline()
         run_method: Any = bayesian if method == "bayesian" else alternating
@@ -149,7 +159,13 @@ class _Run:
             raise InputError(f"method 'exact': unknown option '{next(iter(self.options))}'")
         sums, cells = self.offered.sums, self.offered.cells
         assert sums is not None and cells is not None
-        answer = minimize_sums(sums, cells, gap=self.gap, stop=self.monitor.check)
+        selection = self.offered.selection
+        if selection is None:
+            answer = minimize_sums(sums, cells, gap=self.gap, stop=self.monitor.check)
+        else:
+            answer = minimize_selection(
+                sums, cast(SelectableCells, cells), selection, gap=self.gap, stop=self.monitor.check
+            )
         decision = Decision(answer.decision)
         self.monitor.n_evaluations = answer.cells
         if answer.value is None:
@@ -166,25 +182,47 @@ class _Run:
         value = float(evaluation.objective)
         lower = None if answer.lower_bound is None else min(answer.lower_bound, value)
         certificate = Certificate(
-            kind="exact" if answer.kind == "exact" else "dual",
+            kind=answer.kind,
             prices=dict(zip(sums.features, (float(p) for p in answer.prices), strict=True)),
             unit_bounds=answer.unit_bounds,
             cells=answer.cells,
             tolerance=self.gap,
-            text=(
-                "every unit's range is covered by cells whose lower bounds are proved"
-                if answer.kind == "exact"
-                else "dual bound at prices on the shared budgets; every unit settled by proved cell bounds"
-            ),
+            text=_PROOFS[answer.kind],
         )
         self.monitor.best, self.monitor.best_value, self.monitor.least_violation = decision, value, 0.0
         if self.monitor.callback is not None:
             self.monitor.callback(Progress(answer.cells, self.monitor.seconds, value, value))
         proved = lower is not None and value - lower <= self.gap * max(abs(value), 1e-12)
         self.monitor.history = [*answer.history]
-        message = f"{cells.units} units settled with {answer.cells} cells"
+        what = "cells" if selection is None else "nodes"
+        message = f"{cells.units} units settled with {answer.cells} {what}"
         status: Status = "optimal" if proved else "feasible"
+        if answer.stopped is not None and not proved:
+            status = "time_limit" if isinstance(answer.stopped, StopSearch) else "interrupted"
+            message += "; stopped before the gap was reached"
         return self._result(status, decision, value, lower, certificate, [], message, evaluation)
+
+    def convex(self) -> Result:
+        """Solve a convex program; the bound is the design's own proof, the solver's status proves nothing."""
+        if self.options:
+            raise InputError(f"method 'convex': unknown option '{next(iter(self.options))}'")
+        assert self.offered.convex is not None
+        decision, bound, message = minimize_convex(self.offered.convex, stop=self.monitor.check)
+        self.monitor.offer(decision)
+        evaluation = self.problem.evaluate(decision)
+        if not evaluation.feasible():
+            return self.incumbent(message, None)
+        value = float(evaluation.objective)
+        lower = min(bound, value)
+        certificate = Certificate(
+            kind="dual",
+            tolerance=self.gap,
+            text="Lagrangian dual of the convex program, computed without its solver",
+        )
+        proved = value - lower <= self.gap * max(abs(value), 1e-12)
+        return self._result(
+            "optimal" if proved else "feasible", decision, value, lower, certificate, [], message, evaluation
+        )
 
     def baseline(self) -> Result:
         """Solve a restricted problem, or follow a rule; the value is the full problem's."""
@@ -198,6 +236,8 @@ class _Run:
                 return self._result("infeasible", None, None, None, Certificate(), [], message)
             self.monitor.offer(decision)
             return self.incumbent(baseline.meaning, None)
+        if baseline.instead is not None:
+            return self.judged(baseline.instead(np.random.default_rng(self.seed)), baseline.meaning)
         assert baseline.restrict is not None
         narrow = self.problem.restrict(**baseline.restrict)
         inner = solve(narrow, method="exact", gap=self.gap, seed=self.seed, time_limit=self.monitor.time_limit)
@@ -222,6 +262,30 @@ class _Run:
             seconds=self.monitor.seconds,
             n_evaluations=inner.n_evaluations,
             seed=self.seed,
+        )
+
+    def judged(self, other: Problem, meaning: str) -> Result:
+        """Solve another problem and judge its decision by this one."""
+        inner = solve(other, method="exact", gap=self.gap, seed=self.seed, time_limit=self.monitor.time_limit)
+        self.monitor.n_evaluations = inner.n_evaluations
+        evaluation = None if inner.decision is None else self.problem.evaluate(inner.decision)
+        feasible = evaluation is not None and bool(evaluation.feasible())
+        status: Status = inner.status
+        if status == "optimal":
+            status = "feasible"
+        if status != "infeasible" and not feasible:
+            status = "infeasible"
+        value = float(evaluation.objective) if evaluation is not None and feasible else None
+        text = "optimal for another problem; no bound for this one is claimed"
+        return self._result(
+            status,
+            inner.decision,
+            value,
+            None,
+            Certificate(kind="none", text=text),
+            inner.infeasibility,
+            f"{meaning}; {inner.message}",
+            evaluation,
         )
 
     def fallback(self) -> None:
@@ -274,6 +338,13 @@ class _Run:
             n_evaluations=self.monitor.n_evaluations,
             seed=self.seed,
         )
+
+
+_PROOFS = {
+    "exact": "every unit's range is covered by cells whose lower bounds are proved",
+    "dual": "dual bound at prices on the shared budgets; every unit settled by proved cell bounds",
+    "branch": "branch and bound over which units are taken; every node cut by a dual bound",
+}
 
 
 def _infeasible(conflicts: list[Conflict]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ from jointopt.system import FloatArray
 __all__ = ["Exact", "minimize_sums"]
 
 
+Kind = Literal["exact", "dual", "branch", "none"]
+
+
 @dataclass(frozen=True)
 class Exact:
     """Answer of `minimize_sums`: best point of every unit, sums, value and bound of the whole objective."""
@@ -32,13 +36,15 @@ class Exact:
     decision: dict[str, FloatArray]
     value: float | None
     lower_bound: float | None
-    kind: str
+    kind: Kind
     prices: FloatArray
     unit_bounds: FloatArray
     infeasible: npt.NDArray[np.int64]
     shared: list[Conflict]
     cells: int
     history: list[dict[str, float]]
+    stopped: BaseException | None = None
+    """What ended the search before the gap was reached."""
 
 
 @dataclass
@@ -107,7 +113,7 @@ def minimize_sums(sums: Sums, cells: Cells, *, gap: float = 1e-6, stop: Callable
     if infeasible.size:
         return _Answer(sums, units, history).infeasible(first, infeasible)
     answer = _Answer(sums, units, history)
-    best: tuple[float, _Point, float, str, FloatArray, FloatArray] | None = None
+    best: tuple[float, _Point, float, Kind, FloatArray, FloatArray] | None = None
     for step in range(60):
         prices = sums.numerator - ratio * sums.denominator
         found, bound, kind, multipliers = answer.within_limits(prices, first if step == 0 else None)
@@ -143,7 +149,7 @@ class _Answer:
     def __init__(self, sums: Sums, units: _Units, history: list[dict[str, float]]) -> None:
         self.sums, self.units, self.history = sums, units, history
 
-    def within_limits(self, prices: FloatArray, known: _Point | None) -> tuple[_Point | None, float, str, FloatArray]:
+    def within_limits(self, prices: FloatArray, known: _Point | None) -> tuple[_Point | None, float, Kind, FloatArray]:
         """Minimise prices.z within the limits; return (point, lower bound, kind, multipliers)."""
         limits = self.sums.limits
         nothing = np.zeros(prices.size)
@@ -226,7 +232,7 @@ class _Answer:
         point: _Point,
         value: float,
         lower: float,
-        kind: str,
+        kind: Kind,
         prices: FloatArray,
         multipliers: FloatArray,
     ) -> Exact:

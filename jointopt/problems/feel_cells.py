@@ -1,0 +1,476 @@
+"""FEEL per client: the least bandwidth that sends a kept fraction within both budgets, and bounds on it.
+
+Fix a client and let s = 1 - r be the kept fraction, W(s) its cycles and S(s) its bits, both affine in s with
+coefficients of at least 0, and g = h/N0. In the variables (s, b, t_c, t_u) of theory 3a the constraints read
+
+    t_c + t_u <= T,    W(s)/f_max <= t_c,    k_c W(s)^3/t_c^2 + (b t_u/g)(2^{S(s)/(b t_u)} - 1) <= E,
+    (b/g)(2^{S(s)/(b t_u)} - 1) <= p_max,
+
+with f = W/t_c and p = (b/g)(2^{S/(b t_u)} - 1). Since x(e^{y/x} - 1) = sum_j y^j x^{1-j}/j! has coefficients of at
+least 0, every left side is a posynomial: in the logarithms of all variables the set is convex (a geometric program).
+Hence [D]
+
+* ln b*(ln s), the least bandwidth, is convex and increasing: its tangent b >= b_0 (s/s_0)^e, e the elasticity at any
+  s_0, holds for all s. This is what bounds a cell, with an error of second order in its width;
+* where nothing is fixed (S and W proportional to s), scaling s and b together keeps every constraint, so e >= 1 and
+  b*(s) is convex: a selection's problem then has no duality gap.
+
+No single minimum is assumed anywhere else. At a given (s, SNR) everything is in closed form, and the best SNR is where
+bandwidth stops falling: at the power limit, at the corner where energy begins to slow the processor, or where slower
+computing costs as much time as better spectral efficiency saves.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import lambertw
+
+from jointopt.errors import InputError
+from jointopt.models import compression
+from jointopt.problem import CellList, Conflict
+from jointopt.system import FloatArray, System
+from jointopt.units import format_si
+
+if TYPE_CHECKING:
+    from jointopt.problems.feel import FEEL
+
+__all__ = ["Client", "FEELCells"]
+
+LN2 = float(np.log(2.0))
+KNOTS = 9
+"""Kept fractions at which every client is probed once, for all prices."""
+
+
+def _snr_of(ratio: Any) -> FloatArray:
+    """Ln SNR at which SNR/ln(1 + SNR) is a ratio; -inf where the ratio is at most 1."""
+    ratio = np.maximum(ratio, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        snr = -ratio * lambertw(-np.exp(-1.0 / ratio) / ratio, k=-1).real - 1.0
+        x = np.log(np.maximum(snr, 1e-300))
+        for _ in range(3):
+            # the Lambert function loses digits at its branch point
+            nats = np.log1p(np.exp(x))
+            step = (x - np.log(nats) - np.log(ratio)) / (1.0 - np.exp(x) / ((1.0 + np.exp(x)) * nats))
+            x = np.where(np.isfinite(step), x - np.clip(step, -1.0, 1.0), x)
+    return x
+
+
+class Client:
+    """What the constraints of each client need; arrays over clients."""
+
+    def __init__(self, system: System) -> None:
+        devices, radio, learner = system.devices, system.radio, system.learner
+        assert radio.total_bandwidth is not None and radio.gain is not None
+        self.band = radio.total_bandwidth
+        self.gain = radio.gain / radio.noise_density
+        self.delay_budget, self.energy_budget = devices.delay_budget, devices.energy_budget
+        self.frequency_max, self.capacitance = devices.frequency, devices.capacitance
+        self.power_max = devices.power_max
+        full, empty = (float(compression.compute_factor(np.asarray(r), learner.compute_law)) for r in (0.0, 1.0))
+        dense = system.batch * devices.cycles_per_sample
+        self.cycles_once, self.cycles_each = empty * dense, (full - empty) * dense
+        index, once = compression.index_bits(learner.parameters, learner.mask_encoding)
+        width = float(learner.bits_max)
+        self.bits_once = learner.unpruned_parameters * width + learner.header_bits + once
+        self.bits_each = learner.parameters * (width + index)
+
+    def least_bandwidth(
+        self, unit: Any, kept: Any, delay_budget: Any = None, energy_budget: Any = None, stretch: float = 1.0
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Least bandwidth [Hz] to keep a fraction within both budgets; looked for up to `stretch` times the band.
+
+        Returns
+        -------
+        tuple of arrays
+            Logarithm of the bandwidth (inf where more than that is needed), its elasticity in the kept
+            fraction, the SNR, and the processor frequency [Hz].
+        """
+        # rows of one table, so that every step below works on whole arrays
+        T = self.delay_budget[unit] if delay_budget is None else delay_budget
+        E = self.energy_budget[unit] if energy_budget is None else energy_budget
+        gain, fastest = self.gain[unit], self.frequency_max[unit]
+        kc, strongest = self.capacitance[unit], self.power_max[unit]
+        cycles = self.cycles_once[unit] + self.cycles_each[unit] * kept
+        bits = self.bits_once + self.bits_each * kept
+        # at least this SNR, or the whole band is not enough; at most that one, or the power is not
+        widest = np.log(stretch * self.band)
+        demand = bits / (T * stretch * self.band)
+        left = np.log(np.expm1(np.minimum(demand, 500.0) * LN2))
+        most = strongest * gain * T / bits
+        right = np.maximum(np.log(most) + 4.5, left + 1e-6)
+        busiest = kc * cycles
+        quickest = cycles / fastest
+
+        def at(x: Any) -> tuple[Any, ...]:
+            snr = np.exp(x)
+            nats = np.log1p(snr)
+            joules = bits * snr * LN2 / (gain * nats)
+            room = E - joules
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slowed = np.sqrt(busiest / np.maximum(room, 0.0)) * cycles
+                slowed = np.where(busiest > 0.0, slowed, 0.0)
+            limited = slowed > quickest
+            compute = np.where(limited, slowed, quickest)
+            upload = T - compute
+            good = (room > 0.0) & (upload > 0.0)
+            return snr, nats, joules, room, compute, upload, limited, good
+
+        def elasticity_of_rate(snr: Any, nats: Any) -> Any:
+            return snr / ((1.0 + snr) * nats)
+
+        def rises(x: Any, slower: Any = None) -> tuple[Any, Any]:
+            """Above 0 where a higher SNR still saves bandwidth and is allowed; and whether power alone forbids it."""
+            snr, nats, joules, room, compute, upload, limited, good = at(x)
+            rate = elasticity_of_rate(snr, nats)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                spare = np.log(strongest * gain * upload * nats / (snr * bits * LN2))
+                saves = rate - 0.5 * compute / upload * joules * (1.0 - rate) / room
+            saves = np.where(limited if slower is None else slower, np.maximum(saves, -1.0), rate)
+            return np.where(good, np.minimum(spare, saves), -1.0), good & (spare <= saves)
+
+        # the corner, at which energy begins to slow the processor: the only jump of the slope
+        full = (E - busiest * fastest**2) * gain / (bits * LN2)
+        at_corner = np.clip(_snr_of(full), left, right)
+        inside = (full > 1.0) & (at_corner > left) & (at_corner < right)
+        before, _ = rises(at_corner, slower=False)
+        after, _ = rises(at_corner, slower=busiest > 0.0)
+        after = np.where(busiest > 0.0, after, -1.0)
+        corner_best = inside & (before > 0.0) & (after <= 0.0)
+        low, _ = rises(left)
+        started = low > 0.0
+        high, at_power = rises(right)
+        beyond = inside & (after > 0.0)
+        short = inside & (before <= 0.0)
+        left, low = np.where(beyond, at_corner, left), np.where(beyond, after, low)
+        right = np.where(short, at_corner, right)
+        high = np.where(short, before, high)
+        left = np.where(corner_best, at_corner, left)
+        right = np.where(corner_best, at_corner, right)
+        at_power = np.where(corner_best, False, at_power | short)
+        open_ = started & ~corner_best
+        last = np.zeros(np.shape(left), dtype=bool)
+        for step in range(100):
+            # regula falsi with halved weights; a bisection now and then bounds the number of steps
+            with np.errstate(divide="ignore", invalid="ignore"):
+                middle = right - high * (right - left) / (high - low)
+            bad = ~((middle > left) & (middle < right))
+            middle = np.where(bad | (step % 6 == 5), 0.5 * (left + right), middle)
+            value, powered = rises(middle)
+            up = value > 0.0
+            again = (up == last) if step else np.zeros_like(last)
+            low = np.where(up, value, np.where(again, 0.5 * low, low))
+            high = np.where(up, np.where(again, 0.5 * high, high), value)
+            exact = np.abs(value) <= 1e-13
+            left, right = np.where(up | exact, middle, left), np.where(up & ~exact, right, middle)
+            at_power = np.where(up & ~exact, at_power, powered)
+            last = up
+            open_ &= right - left > 1e-12
+            if not np.any(open_):
+                break
+        left = np.where(corner_best, at_corner, left)
+        snr, nats, joules, room, compute, upload, limited, good = at(left)
+        feasible = started & good
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_band = np.log(bits * LN2 / (upload * nats))
+            # elasticities in the kept fraction: of bits, of cycles, of the upload time at a fixed SNR
+            of_bits = self.bits_each * kept / bits
+            of_cycles = np.where(cycles > 0.0, self.cycles_each[unit] * kept / np.maximum(cycles, 1e-300), 0.0)
+            rate = elasticity_of_rate(snr, nats)
+            share = compute / upload
+            pull = 0.5 * joules / room
+            by_time = np.where(limited, -share * (1.5 * of_cycles + pull * of_bits), -share * of_cycles)
+            by_snr = np.where(limited, -share * pull * (1.0 - rate), 0.0)
+            plain = of_bits - by_time
+            powered_slope = plain / (1.0 - by_snr - rate)
+            # both the processor's limit and the energy hold with equality: the SNR moves with the kept fraction
+            burnt = kc * fastest**2 * cycles
+            shift = -(of_bits + burnt / joules * of_cycles) / (1.0 - rate)
+            corner = of_bits + share * of_cycles - rate * shift
+        slope = np.where(corner_best, corner, np.where(at_power, powered_slope, plain))
+        fits = feasible & (log_band <= widest + 1e-12)
+        frequency = cycles / compute
+        return (
+            np.where(fits, np.minimum(log_band, widest), np.inf),
+            np.where(fits, slope, 1.0),
+            snr,
+            frequency,
+        )
+
+    def largest_kept(self, unit: Any, low: Any, high: Any, cap: Any) -> FloatArray:
+        """Largest kept fraction in [low, high] with a least bandwidth of at most `cap` [Hz]; low must have one."""
+        target = np.log(cap)
+        left, right = np.log(low), np.log(high)
+        at_right, slope, _, _ = self.least_bandwidth(unit, high, stretch=64.0)
+        done = at_right <= target
+        at_left, from_left, _, _ = self.least_bandwidth(unit, low, stretch=64.0)
+        for _ in range(60):
+            # both tangents lie below the convex curve, so their roots lie above its root: the lower one is nearer
+            with np.errstate(invalid="ignore"):
+                step = np.minimum(
+                    left + (target - at_left) / from_left,
+                    np.where(np.isfinite(at_right), right - (at_right - target) / slope, np.inf),
+                )
+            step = np.where((step > left) & (step < right), step, 0.5 * (left + right))
+            value, tangent, _, _ = self.least_bandwidth(unit, np.exp(step), stretch=64.0)
+            below = value <= target
+            moved = np.where(below, step - left, right - step)
+            left, at_left, from_left = (
+                np.where(below, new, old) for new, old in ((step, left), (value, at_left), (tangent, from_left))
+            )
+            right, at_right, slope = (
+                np.where(below, old, new) for new, old in ((step, right), (value, at_right), (tangent, slope))
+            )
+            close = ~below & (at_right - target <= 1e-13)
+            # a curve met from above is followed down to rounding: a hair below it is within the cap
+            left = np.where(close, np.maximum(left, right - 1e-12), left)
+            done = done | close | (right - left <= 1e-12) | (below & (moved <= 1e-15))
+            if np.all(done):
+                break
+        reached: FloatArray = np.where(at_right <= target, high, np.exp(left))
+        return np.clip(reached, low, high)
+
+
+class FEELCells:
+    """Each client's subproblem for `jointopt.problem.Cells`: x is the kept fraction; there is one label."""
+
+    def __init__(self, problem: FEEL) -> None:
+        system = problem.system
+        learner, bound, general = system.learner, system.bound, system.generalization
+        self.client = Client(system)
+        self.units = len(system)
+        self.who = np.arange(self.units)
+        samples = system.devices.samples
+        self.weight = system.weight
+        proxy = 4.0 * general.gradient_proxy / samples
+        half = 0.5 * LN2
+        once = proxy * half * learner.unpruned_parameters
+        each = proxy * half * learner.parameters
+        if general.mutual_information_law == "fixed":
+            once = once + proxy * general.mutual_information
+        else:
+            each = each + proxy * general.mutual_information
+        self.gap_once, self.gap_each = 4.0 * once, 4.0 * each
+        self.smooth = 4.0 * bound.smoothness**2 * bound.weight_norm_squared
+        self.masked = 2.0 * bound.mask_energy
+        self.law = bound.pruning_error
+        ratio_low, ratio_high = problem.ranges["pruning_ratio"]
+        self.least = 1.0 - ratio_high
+        self.most = 1.0 - ratio_low
+        self.cap = np.full(self.units, self.client.band)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Find each client's range of kept fractions and probe it at a few knots, once for all prices."""
+        first, _, _, _ = self.client.least_bandwidth(self.who, self.least)
+        self.fits = first <= np.log(self.cap)
+        best = self._free()
+        self.top = best.copy()
+        rows = np.flatnonzero(self.fits)
+        if rows.size:
+            self.top[rows] = self.client.largest_kept(self.who[rows], self.least[rows], best[rows], self.cap[rows])
+        share = np.linspace(0.0, 1.0, KNOTS)[:, None]
+        self.knots = self.least * (self.top / self.least) ** share
+        self.knots[-1] = self.top
+        self.data = self.probe(np.broadcast_to(np.arange(self.units), self.knots.shape), self.knots)
+
+    def _free(self) -> FloatArray:
+        """Kept fraction of least cost, were there no budgets."""
+        rise = self.gap_each - self.masked
+        if self.law == "linear" or self.smooth == 0.0:
+            return np.where(rise - (self.smooth if self.law == "linear" else 0.0) >= 0.0, self.least, self.most)
+        # slope of the Laplace curve in the ratio is ln(s)^2/2
+        free = np.exp(-np.sqrt(np.maximum(2.0 * rise / self.smooth, 0.0)))
+        return np.clip(free, self.least, self.most)
+
+    def cost(self, unit: Any, kept: Any) -> Any:
+        """n_k/n times chi_k of theory 3d: generalization gap plus pruning error; convex in the kept fraction."""
+        ratio = 1.0 - kept
+        error = self.smooth * compression.pruning_error(ratio, self.law) + self.masked * ratio
+        return self.weight[unit] * (self.gap_once[unit] + self.gap_each[unit] * kept + error)
+
+    def _slope(self, unit: Any, kept: Any) -> Any:
+        error = self.smooth * compression.pruning_error_slope(1.0 - kept, self.law) + self.masked
+        return self.weight[unit] * (self.gap_each[unit] - error)
+
+    @staticmethod
+    def _priced(prices: FloatArray, unit: Any) -> tuple[Any, Any]:
+        return (prices[0], prices[1]) if prices.ndim == 1 else (prices[0][unit], prices[1][unit])
+
+    def least_log_bandwidth(self) -> FloatArray:
+        """Ln of the least bandwidth at which each client can take part at all; inf where it cannot."""
+        return self.client.least_bandwidth(self.who, self.least)[0]
+
+    # -- the protocol of Cells
+
+    def take(self, index: Any) -> FEELCells:
+        """Return some units, repeats allowed."""
+        out = copy.copy(self)
+        out.units = int(np.size(index))
+        for name in ("who", "weight", "gap_once", "gap_each", "least", "most", "cap", "fits", "top"):
+            setattr(out, name, getattr(self, name)[index])
+        out.knots, out.data = self.knots[:, index], self.data[:, :, index]
+        return out
+
+    def capped(self, feature: int, caps: FloatArray) -> FEELCells:
+        """Return the same units, each with a bandwidth of at most `caps` [Hz]."""
+        if feature != 1:
+            raise InputError(f"feature {feature} cannot be capped")
+        out = copy.copy(self)
+        out.cap = np.minimum(self.cap, caps)
+        out._prepare()
+        return out
+
+    def probe(self, unit: Any, x: Any) -> FloatArray:
+        """Return [ln bandwidth, elasticity] at a kept fraction."""
+        band, slope, _, _ = self.client.least_bandwidth(self.who[unit], x)
+        return np.stack([band, slope])
+
+    def value(self, prices: FloatArray, unit: Any, label: Any, x: Any, data: Any) -> FloatArray:
+        """Return the priced cost at a kept fraction; inf where it cannot be sent."""
+        cost, band = self._priced(prices, unit)
+        fits = self.fits[unit] & np.isfinite(data[0])
+        return np.where(fits, cost * self.cost(unit, x) + band * np.exp(np.where(fits, data[0], 0.0)), np.inf)
+
+    def cover(self, prices: FloatArray, units: slice) -> CellList:
+        """Return the cells between the knots of every client that can take part."""
+        unit = np.arange(*units.indices(self.units))
+        unit = unit[self.fits[unit]]
+        count = KNOTS - 1
+        return CellList(
+            unit=np.tile(unit, count),
+            label=np.zeros(count * unit.size, dtype=np.int64),
+            low=self.knots[:-1, unit].ravel(),
+            high=self.knots[1:, unit].ravel(),
+            data_low=self.data[:, :-1, unit].reshape(2, -1),
+            data_high=self.data[:, 1:, unit].reshape(2, -1),
+        )
+
+    def bound(self, prices: FloatArray, cells: CellList) -> tuple[FloatArray, FloatArray]:
+        """Return the least value of the tangents to bandwidth and cost over each cell, and where it is."""
+        unit, low, high = cells.unit, cells.low, cells.high
+        price, band = self._priced(prices, unit)
+        log_low, log_high = np.log(low), np.log(high)
+        (at_low, slope_low), (at_high, slope_high) = cells.data_low, cells.data_high
+        known = np.isfinite(at_high)
+        # where the two tangents to ln b over ln s meet; left of it the first is used, right of it the second
+        with np.errstate(divide="ignore", invalid="ignore"):
+            meet = (at_low - slope_low * log_low - at_high + slope_high * log_high) / (slope_high - slope_low)
+        meet = np.where(np.isfinite(meet), np.clip(meet, log_low, log_high), 0.5 * (log_low + log_high))
+        meet = np.where(known, meet, log_high)
+        middle = np.clip(np.exp(meet), low, high)
+        best, point = np.full(low.size, np.inf), middle.copy()
+        pieces = (
+            (low, middle, low, at_low, slope_low, log_low),
+            (middle, high, high, np.where(known, at_high, 0.0), slope_high, log_high),
+        )
+        for i, (start, end, at, base, power, log_at) in enumerate(pieces):
+            constant = price * self.cost(unit, at)
+            fall = price * self._slope(unit, at)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                # least of constant + fall (s - at) + band b_at (s/at)^power: a stationary point, or an end
+                turn = log_at + (np.log(-fall * at / (band * power)) - base) / (power - 1.0)
+                turn = np.clip(np.where((power > 1.0) & np.isfinite(turn), np.exp(turn), start), start, end)
+            for s in (start, end, turn):
+                value = constant + fall * (s - at) + band * np.exp(base + power * (np.log(s) - log_at))
+                value = np.where(known, value, np.inf) if i else value
+                better = value < best
+                best, point = np.where(better, value, best), np.where(better, s, point)
+        width = high - low
+        return best, np.clip(point, low + 0.02 * width, high - 0.02 * width)
+
+    def split(self, prices: FloatArray, cells: CellList, hint: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Split where the bound is least."""
+        return hint, hint
+
+    def complete(self, prices: FloatArray, unit: Any, label: Any, x: Any) -> tuple[dict[str, FloatArray], FloatArray]:
+        """Return the decision at a kept fraction, and its cost and bandwidth [Hz]."""
+        who = self.who[unit]
+        log_band, _, snr, frequency = self.client.least_bandwidth(who, x)
+        band = np.exp(log_band)
+        decision = {
+            "selected": np.ones(np.shape(x)),
+            "pruning_ratio": 1.0 - x,
+            "bandwidth": band,
+            "frequency": np.minimum(frequency, self.client.frequency_max[who]),
+            "power": np.minimum(snr * band / self.client.gain[who], self.client.power_max[who]),
+        }
+        return decision, np.stack([self.cost(unit, x), band])
+
+    def least_violating(self, unit: Any) -> dict[str, FloatArray]:
+        """Return the decision of clients that cannot take part: both budgets raised by the least common factor."""
+        who = self.who[unit]
+        kept = self.least[unit]
+        factor = self.needed(unit, both=True)
+        T, E = self.client.delay_budget[who] * factor, self.client.energy_budget[who] * factor
+        log_band, _, snr, frequency = self.client.least_bandwidth(who, kept, T, E)
+        band = np.exp(np.where(np.isfinite(log_band), log_band, np.log(self.client.band)))
+        return {
+            "selected": np.ones(np.shape(kept)),
+            "pruning_ratio": 1.0 - kept,
+            "bandwidth": band,
+            "frequency": np.minimum(frequency, self.client.frequency_max[who]),
+            "power": np.minimum(snr * band / self.client.gain[who], self.client.power_max[who]),
+        }
+
+    def needed(self, unit: Any, *, delay: bool = False, energy: bool = False, both: bool = False) -> FloatArray:
+        """Factor on the budgets named at which a client could take part with the whole band; inf where none helps."""
+        who, kept = self.who[unit], self.least[unit]
+
+        def fits(factor: Any) -> Any:
+            T = self.client.delay_budget[who] * (factor if delay or both else 1.0)
+            E = self.client.energy_budget[who] * (factor if energy or both else 1.0)
+            return np.isfinite(self.client.least_bandwidth(who, kept, T, E)[0])
+
+        low, high = np.zeros(np.shape(kept)), np.full(np.shape(kept), np.log(1e9))
+        possible = fits(np.exp(high))
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            good = fits(np.exp(middle))
+            low, high = np.where(good, low, middle), np.where(good, middle, high)
+        factor: FloatArray = np.where(possible, np.exp(high), np.inf)
+        return np.where(fits(np.ones(np.shape(kept))), 1.0, factor)
+
+    def conflicts(self, unit: Any) -> list[Conflict]:
+        """Say for clients that cannot take part, even with the whole band, what is short."""
+        unit = np.asarray(unit, dtype=np.int64)
+        if unit.size == 0:
+            return []
+        client = self.client
+        by_delay, by_energy = self.needed(unit, delay=True), self.needed(unit, energy=True)
+        factor = self.needed(unit, both=True)
+        out = []
+        for i, u in enumerate(self.who[unit]):
+            T, E = float(client.delay_budget[u]), float(client.energy_budget[u])
+            need_t = float(T * by_delay[i]) if np.isfinite(by_delay[i]) else None
+            need_e = float(E * by_energy[i]) if np.isfinite(by_energy[i]) else None
+            both = float(factor[i]) if np.isfinite(factor[i]) else None
+            if need_t is None and need_e is None:
+                binding = "delay and energy, each alone"
+            elif need_e is None:
+                binding = "delay"
+            elif need_t is None:
+                binding = "energy"
+            else:
+                binding = "delay and energy together"
+            ways = []
+            if need_t is not None:
+                ways.append(f"delay budget {format_si(T, 's')} -> {format_si(need_t, 's', 4)}")
+            if need_e is not None:
+                ways.append(f"energy budget {format_si(E, 'J')} -> {format_si(need_e, 'J', 4)}")
+            if both is not None:
+                ways.append(f"both budgets x {both:.4g}")
+            cure = "feasible with " + ", or ".join(ways) if ways else "no budgets help"
+            out.append(
+                Conflict(
+                    device=int(u),
+                    binding=binding,
+                    relax={"delay_budget": need_t, "energy_budget": need_e},
+                    budget={"delay_budget": T, "energy_budget": E},
+                    factor=both,
+                    text=f"device {int(u)}: {binding}, even with the whole band; {cure}",
+                )
+            )
+        return out

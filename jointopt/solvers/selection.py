@@ -1,0 +1,677 @@
+"""Which units to take, and how: branch and bound over a dual bound, for problems that offer a `Selection`.
+
+The objective is h(cost, mass), increasing in the cost; cost and mass are sums over the units taken, and one more sum
+has a limit R (a band, say). At a price v >= 0 on that sum let r_u(v) be a lower bound of unit u's least cost + v use
+(the priced response). For every decision that takes units of total mass m,
+
+    cost >= sum of r_u(v) over the units taken - v R >= F_v(m) - v R,
+
+where F_v(m) is the value of the continuous knapsack: the units that must be taken, then the others by r_u/mass_u, the
+last one in part. F_v is piecewise linear, so h(F_v(m) - v R, m) has a bound over any range of masses, piece by piece
+(`Outer.least`). A node of the search is a set of units taken, a set left out and a range of masses; its bound is the
+best over a few prices, and all nodes share one table of r_u(v). Nodes are examined many at a time.
+
+Branching is on the unit that is most in part in a mix of the two dual solutions next to the limit. When a node's
+selection is settled, its price is found exactly and joins the table. Whatever is cut off is cut by such a bound, so
+the smallest bound that was cut or is still open is a certified lower bound, also when the search is stopped early.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jointopt.errors import SolverError
+from jointopt.problem import Conflict, SelectableCells, Selection, Sums
+from jointopt.solvers.branch import respond
+from jointopt.solvers.exact import Exact
+from jointopt.solvers.monitor import StopSearch
+from jointopt.system import FloatArray
+
+__all__ = ["minimize_selection"]
+
+FREE, IN, OUT = 0, 1, -1
+BATCH = 48
+"""Nodes branched at a time."""
+MOST_PRICES = 1500
+"""Prices after which the table is no longer refined."""
+
+
+class _Prices:
+    """Responses of all units at a growing, sorted list of prices."""
+
+    def __init__(self, cells: SelectableCells, resource: int, features: int, gap: float, mass: FloatArray) -> None:
+        self.cells, self.resource, self.features, self.gap, self.mass = cells, resource, features, gap, mass
+        self.price = np.empty(0)
+        shape = (0, cells.units)
+        self.lower, self.cost, self.use, self.x = (np.empty(shape) for _ in range(4))
+        self.label = np.empty(shape, dtype=np.int64)
+        self.order = np.empty(shape, dtype=np.int64)
+        self.examined = 0
+
+    def _vector(self, price: FloatArray) -> FloatArray:
+        out = np.zeros((self.features, price.size))
+        out[0], out[self.resource] = 1.0, price
+        return out
+
+    def respond(self, price: FloatArray, units: npt.NDArray[np.int64]) -> tuple[Any, ...]:
+        """Return (lower, cost, use, x, label) of units at prices, shape [prices, units]."""
+        count = price.size * units.size
+        index = np.tile(units, price.size)
+        some = self.cells.take(index)
+        prices = self._vector(np.repeat(price, units.size))
+        answer = respond(some, prices, gap=self.gap)
+        self.examined += answer.cells
+        found = np.flatnonzero(answer.feasible)
+        cost, use = np.full(count, np.inf), np.full(count, np.inf)
+        _, features = some.complete(prices[:, found], found, answer.label[found], answer.x[found])
+        cost[found], use[found] = features[0], features[self.resource]
+        shape = (price.size, units.size)
+        arrays = (answer.lower_bound, cost, use, answer.x, answer.label)
+        return tuple(np.reshape(a, shape) for a in arrays)
+
+    def add(self, price: Any) -> None:
+        """Add prices to the table."""
+        new = np.setdiff1d(np.atleast_1d(np.asarray(price, dtype=np.float64)), self.price)
+        if new.size == 0:
+            return
+        rows = self.respond(new, np.arange(self.cells.units))
+        where = np.argsort(np.concatenate([self.price, new]), kind="stable")
+        self.price = np.concatenate([self.price, new])[where]
+        for name, values in zip(("lower", "cost", "use", "x", "label"), rows, strict=True):
+            setattr(self, name, np.concatenate([getattr(self, name), values])[where])
+        with np.errstate(invalid="ignore"):
+            self.order = np.argsort(self.lower / self.mass, axis=1, kind="stable")
+
+    def near(self, price: float) -> int:
+        """Index of the table's price next to a price."""
+        at = int(np.searchsorted(self.price, price))
+        if at == 0:
+            return 0
+        if at == self.price.size or price - self.price[at - 1] < self.price[at] - price:
+            return at - 1
+        return at
+
+
+@dataclass(order=True)
+class _Node:
+    bound: float
+    number: int
+    state: npt.NDArray[np.int8] = field(compare=False)
+    low: float = field(compare=False)
+    high: float = field(compare=False)
+    price: float = field(compare=False)
+    split: int = field(compare=False, default=-1)
+    """Unit to branch on; -1 where the dual solutions agree on a whole selection."""
+    chosen: npt.NDArray[np.bool_] | None = field(compare=False, default=None)
+
+
+@dataclass
+class _Found:
+    """A selection with a feasible decision."""
+
+    value: float
+    taken: npt.NDArray[np.int64]
+    x: FloatArray
+    label: npt.NDArray[np.int64]
+    price: float
+
+
+def minimize_selection(
+    sums: Sums,
+    cells: SelectableCells,
+    selection: Selection,
+    *,
+    gap: float = 1e-4,
+    max_nodes: int = 100_000,
+    stop: Callable[[], None] | None = None,
+) -> Exact:
+    """Minimise h(cost, mass) over which units to take and how, under one limited sum, with a certified bound.
+
+    Parameters
+    ----------
+    sums : Sums
+        Features and limits; the first feature is the cost, one other may have a limit.
+    cells : Cells
+        The units (with `take`).
+    selection : Selection
+        Masses, objective, units that must be taken or left out.
+    gap : float
+        Relative gap to reach.
+    max_nodes : int
+        Nodes after which the incumbent is returned with the bound reached.
+    stop : callable, optional
+        Called between steps; an exception it raises ends the search.
+    """
+    return _Search(sums, cells, selection, gap, max_nodes, stop).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        sums: Sums,
+        cells: SelectableCells,
+        selection: Selection,
+        gap: float,
+        max_nodes: int,
+        stop: Callable[[], None] | None,
+    ) -> None:
+        limited = np.flatnonzero(np.isfinite(sums.limits))
+        if limited.size != 1 or limited[0] == 0:
+            raise SolverError("a selection of units needs exactly one limited sum beside the cost")
+        self.sums, self.cells, self.selection = sums, cells, selection
+        self.gap, self.max_nodes, self.stop = gap, max_nodes, stop or (lambda: None)
+        self.resource = int(limited[0])
+        self.limit = float(sums.limits[self.resource])
+        self.mass, self.outer = selection.mass, selection.outer
+        # the units' own gap must stay far below that of the whole
+        self.table = _Prices(cells, self.resource, len(sums.features), 0.02 * gap, self.mass)
+        # halving the distance of prices quarters the error of the dual
+        self.closeness = float(np.clip(np.sqrt(gap), 1e-3, 0.05))
+        self.best: _Found | None = None
+        self.nodes = 0
+        self.settled, self.proved = np.inf, -np.inf
+        self.stopped: BaseException | None = None
+        self.tried: dict[bytes, tuple[float, float]] = {}
+        """By selection: the price of its best dual bound, and that bound."""
+        self.history: list[dict[str, float]] = []
+
+    # -- the whole search
+
+    def run(self) -> Exact:
+        """Search until the gap is reached, nothing is open, or the nodes are spent."""
+        state = np.zeros(self.cells.units, dtype=np.int8)
+        state[self.selection.required], state[self.selection.excluded] = IN, OUT
+        least = self._least_use(state)
+        alone = np.flatnonzero(~(least <= self.limit))
+        short = alone[state[alone] == IN]
+        free = (state == FREE) & (least <= self.limit)
+        together = float(least[state == IN].sum())
+        if short.size or together > self.limit or not (free.any() or (state == IN).any()):
+            return self._infeasible(state, least, alone, together)
+        state[(state == FREE) & ~free] = OUT
+        self.least = least
+        self._first_prices(state)
+        try:
+            self._branch(state)
+        except (StopSearch, KeyboardInterrupt) as stopped:
+            if self.best is None:
+                raise
+            # what was proved before the batch at hand still holds
+            self.settled, self.stopped = self.proved, stopped
+        return self._answer()
+
+    def _least_use(self, state: npt.NDArray[np.int8]) -> FloatArray:
+        """Least use of the limited sum by each unit; inf where it cannot be taken at all."""
+        prices = np.zeros(len(self.sums.features))
+        prices[self.resource] = 1.0
+        answer = respond(self.cells, prices, gap=1e-9, stop=self.stop)
+        self.table.examined += answer.cells
+        found = np.flatnonzero(answer.feasible)
+        _, features = self.cells.complete(prices, found, answer.label[found], answer.x[found])
+        self.dearest = features[0] if found.size else np.zeros(1)
+        return np.where(answer.feasible, answer.value, np.inf)
+
+    def _first_prices(self, state: npt.NDArray[np.int8]) -> None:
+        """Fill the table with prices from where the limit hardly matters to where it is all that matters."""
+        units = np.flatnonzero(state != OUT)
+        free = self.table.respond(np.array([0.0]), units)
+        # a price matters when price x limit is of the size of the costs, or of what the mass is worth
+        worth = np.abs(self.outer.value(np.zeros(units.size), self.mass[units]))
+        sizes = [
+            np.max(np.abs(free[1])),
+            np.max(np.abs(self.dearest)),
+            np.max(np.where(np.isfinite(worth), worth, 0.0)),
+        ]
+        trial = max(*sizes, 1e-300) / self.limit * 10.0 ** np.arange(-6.0, 7.0)
+        use = np.concatenate([free[2], self.table.respond(trial, units)[2]])
+        # outside this range no unit changes its mind; the search itself refines where its nodes look
+        active = np.flatnonzero((np.abs(np.diff(use, axis=0)) > 1e-9 * use[:-1]).any(axis=1))
+        first, last = (max(int(active[0]) - 1, 0), int(active[-1])) if active.size else (0, trial.size - 1)
+        grid = np.geomspace(trial[first], trial[last], max(24, 2 * (last - first)))
+        self.table.add(np.concatenate([[0.0], grid, trial[last] * np.array([10.0, 1e3, 1e6])]))
+
+    def _branch(self, state: npt.NDArray[np.int8]) -> None:
+        total_in = float(self.mass[state == IN].sum())
+        free = self.mass[state == FREE]
+        low = total_in if total_in > 0.0 else float(free.min())
+        high = total_in + float(free.sum())
+        # a few ranges of masses, each of which finds its own prices
+        cuts = np.linspace(low, high, min(2 * int(free.size) + 2, 130))
+        cuts[-1] = high * (1.0 + 1e-12)
+        ranges = list(zip(cuts[:-1], cuts[1:], strict=True)) if high > low else [(low, high)]
+        states = np.repeat(state[None], len(ranges), axis=0)
+        window = np.arange(self.table.price.size)
+        nodes = self._bound(states, np.array(ranges), np.repeat(window[None], len(ranges), axis=0))
+        heap = [n for n in nodes if np.isfinite(n.bound)]
+        heapq.heapify(heap)
+        while heap:
+            self.stop()
+            value = self.best.value if self.best is not None else np.inf
+            self.proved = lower = min(heap[0].bound, self.settled)
+            self.history.append({"evaluation": float(self.nodes), "value": value, "lower_bound": lower})
+            done = np.isfinite(value) and value - lower <= self.gap * abs(value)
+            if done or self.nodes >= self.max_nodes:
+                break
+            batch: list[_Node] = []
+            while heap and len(batch) < BATCH:
+                node = heapq.heappop(heap)
+                if np.isfinite(value) and node.bound >= value - self.gap * abs(value):
+                    self.settled = min(self.settled, node.bound)
+                else:
+                    batch.append(node)
+            for node in self._expand(batch):
+                if not np.isfinite(node.bound):
+                    continue
+                heapq.heappush(heap, node)
+        if heap:
+            self.settled = min(self.settled, heap[0].bound)
+
+    def _expand(self, batch: list[_Node]) -> list[_Node]:
+        """Branch nodes; settle those whose selection is whole."""
+        states, ranges, prices, floors = [], [], [], []
+        again = []
+        self._refine(batch)
+        for i, node in enumerate(batch):
+            if node.chosen is not None and (node.split < 0 or i == 0 or self.best is None):
+                self._try(node.chosen)
+            if node.split < 0:
+                again.append(node)
+                continue
+            twins = self.selection.kind == self.selection.kind[node.split]
+            for decided in (IN, OUT):
+                state = node.state.copy()
+                state[node.split] = decided
+                if decided == OUT:
+                    # of interchangeable units the first are taken
+                    later = twins & (np.arange(state.size) > node.split)
+                    if np.any(later & (state == IN)):
+                        continue
+                    state[later & (state == FREE)] = OUT
+                else:
+                    earlier = twins & (np.arange(state.size) < node.split)
+                    if np.any(earlier & (state == OUT) & ~self.selection.excluded):
+                        continue
+                    state[earlier & (state == FREE)] = IN
+                if float(self.least[state == IN].sum()) > self.limit:
+                    continue
+                states.append(state)
+                ranges.append((node.low, node.high))
+                prices.append(node.price)
+                floors.append(node.bound)
+        out = []
+        if states:
+            out += self._bound(np.array(states), np.array(ranges), self._windows(prices))
+            for child, floor in zip(out, floors, strict=True):
+                child.bound = max(child.bound, floor)
+        for node in again:
+            out += self._settle(node)
+        return out
+
+    def _refine(self, batch: list[_Node]) -> None:
+        """Add prices between those that the nodes at hand use, until neighbours are close."""
+        price = self.table.price
+        if not batch or price.size >= MOST_PRICES:
+            return
+        at = np.unique([self.table.near(node.price) for node in batch])
+        left = np.unique(np.concatenate([at - 1, at]))
+        left = left[(left >= 1) & (left + 1 < price.size)]
+        wide = left[price[left + 1] > (1.0 + self.closeness) * price[left]]
+        if wide.size:
+            self.table.add(np.sqrt(price[wide] * price[wide + 1]))
+
+    def _windows(self, prices: list[float]) -> npt.NDArray[np.int64]:
+        at = np.array([self.table.near(p) for p in prices])
+        # next to the price, and further off, since the table may be much finer than the way to a child's best price
+        offsets = np.array([-20, -7, -2, -1, 0, 1, 2, 7, 20])
+        return np.clip(at[:, None] + offsets, 0, self.table.price.size - 1)
+
+    def _settle(self, node: _Node) -> list[_Node]:
+        """A node whose dual solutions agree on one selection: its exact price is in the table by now."""
+        assert node.chosen is not None
+        self._try(node.chosen)
+        price, _ = self.tried[np.packbits(node.chosen).tobytes()]
+        fresh = self._bound(node.state[None], np.array([(node.low, node.high)]), self._windows([price]))[0]
+        fresh.bound = max(fresh.bound, node.bound)
+        if fresh.split >= 0 and fresh.bound < np.inf:
+            return [fresh]
+        undecided = np.flatnonzero(node.state == FREE)
+        if undecided.size == 0:
+            # one selection is left: its dual bound is all there is to know
+            self._try(node.state == IN)
+            _, proved = self.tried[np.packbits(node.state == IN).tobytes()]
+            self.settled = min(self.settled, max(fresh.bound, proved))
+            return []
+        unit = undecided[int(np.argmax(self.mass[undecided]))]
+        fresh.split = int(unit)
+        return [fresh]
+
+    # -- bounds
+
+    def _bound(self, states: npt.NDArray[np.int8], ranges: FloatArray, windows: npt.NDArray[np.int64]) -> list[_Node]:
+        """Return one node per row with its bound over some prices, where to branch, and a selection to try."""
+        rows, width = windows.shape
+        self.nodes += rows
+        nodes = []
+        step = max(1, 400_000 // max(width * self.cells.units, 1))
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            nodes += self._bound_some(states[part], ranges[part], windows[part])
+        return nodes
+
+    def _bound_some(
+        self, states: npt.NDArray[np.int8], ranges: FloatArray, windows: npt.NDArray[np.int64]
+    ) -> list[_Node]:
+        table, mass = self.table, self.mass
+        rows, width = windows.shape
+        price = windows.ravel()
+        state = np.repeat(states, width, axis=0)
+        low, high = np.repeat(ranges[:, 0], width), np.repeat(ranges[:, 1], width)
+        order = table.order[price]
+        lower = np.take_along_axis(table.lower[price], order, axis=1)
+        sorted_state = np.take_along_axis(state, order, axis=1)
+        sorted_mass = mass[order]
+        free = sorted_state == FREE
+        taken = state == IN
+        with np.errstate(invalid="ignore"):
+            base_cost = np.where(taken, table.lower[price], 0.0).sum(axis=1) - table.price[price] * self.limit
+        base_mass = np.where(taken, mass, 0.0).sum(axis=1)
+        step_cost = np.where(free, lower, 0.0)
+        step_mass = np.where(free, sorted_mass, 0.0)
+        end_cost = base_cost[:, None] + np.cumsum(step_cost, axis=1)
+        end_mass = base_mass[:, None] + np.cumsum(step_mass, axis=1)
+        start_mass = end_mass - step_mass
+        slope = np.where(free, lower / sorted_mass, 0.0)
+        offset = end_cost - slope * end_mass
+        # rounding of running sums must not leave a hole between two pieces
+        loose = 1e-12 * np.maximum(high, 1e-300)
+        left = np.maximum(start_mass - loose[:, None], low[:, None])
+        right = np.minimum(end_mass + loose[:, None], high[:, None])
+        valid = free & (left <= right)
+        value = np.where(valid, self.outer.least(offset, slope, left, np.maximum(left, right)), np.inf)
+        # nothing free: the mass is what it is
+        alone = ~free.any(axis=1) & (base_mass >= low - loose) & (base_mass <= high + loose)
+        piece = np.argmin(value, axis=1)
+        bound = value[np.arange(price.size), piece]
+        if np.any(alone):
+            bound = np.where(alone, self.outer.value(base_cost, np.maximum(base_mass, 1e-300)), bound)
+        bound = np.where(np.isnan(bound), np.inf, bound).reshape(rows, width)
+        pick = np.argmax(bound, axis=1)
+        return [
+            self._node(i, pick[i], bound, states, ranges, windows, order, free, piece, start_mass, step_mass, width)
+            for i in range(rows)
+        ]
+
+    def _node(
+        self,
+        i: int,
+        pick: int,
+        bound: FloatArray,
+        states: Any,
+        ranges: Any,
+        windows: Any,
+        order: Any,
+        free: Any,
+        piece: Any,
+        start_mass: Any,
+        step_mass: Any,
+        width: int,
+    ) -> _Node:
+        table = self.table
+        node = _Node(
+            bound=float(bound[i, pick]),
+            number=self.nodes + i,
+            state=states[i],
+            low=float(ranges[i, 0]),
+            high=float(ranges[i, 1]),
+            price=float(table.price[windows[i, pick]]),
+        )
+        value = self.best.value if self.best is not None else np.inf
+        if not np.isfinite(node.bound) or (np.isfinite(value) and node.bound >= value - self.gap * abs(value)):
+            return node
+
+        def solution(column: int) -> tuple[FloatArray, float]:
+            row = i * width + column
+            share = (states[i] == IN).astype(np.float64)
+            line, at = order[row], piece[row]
+            before = free[row].copy()
+            before[at:] = False
+            share[line[before]] = 1.0
+            if free[row, at]:
+                # masses beyond this piece's least point are not worth their cost: the range's end says where to stop
+                reach = min(start_mass[row, at] + step_mass[row, at], node.high)
+                share[line[at]] = np.clip((reach - start_mass[row, at]) / step_mass[row, at], 0.0, 1.0)
+            use = table.use[windows[i, column]]
+            return share, float(np.where(share > 0.0, share * np.where(np.isfinite(use), use, 0.0), 0.0).sum())
+
+        share, use = solution(pick)
+        other = pick + 1 if use > self.limit else pick - 1
+        if 0 <= other < width and windows[i, other] != windows[i, pick] and np.isfinite(bound[i, other]):
+            second, used = solution(other)
+            if (use - self.limit) * (used - self.limit) < 0.0:
+                mix = (self.limit - used) / (use - used)
+                share = mix * share + (1.0 - mix) * second
+        part = np.where(states[i] == FREE, np.minimum(share, 1.0 - share), 0.0)
+        unit = int(np.argmax(part * self.mass))
+        node.split = unit if part[unit] > 1e-9 else -1
+        node.chosen = share >= 0.5
+        if not node.chosen.any():
+            node.chosen[int(np.argmax(share))] = True
+        return node
+
+    # -- feasible decisions
+
+    def _try(self, chosen: npt.NDArray[np.bool_]) -> _Found | None:
+        """Solve for one selection and keep it if it is the best; its price joins the table."""
+        key = np.packbits(chosen).tobytes()
+        if key in self.tried:
+            return None
+        found, price, proved = self._fixed(np.flatnonzero(chosen))
+        self.tried[key] = price, proved
+        if found is None:
+            return None
+        if self.best is None or found.value < self.best.value:
+            self.best = found
+            self._improve(chosen)
+        return found
+
+    def _improve(self, chosen: npt.NDArray[np.bool_]) -> None:
+        """Try selections that differ by one unit or one swap and look better by their dual bounds."""
+        assert self.best is not None
+        allowed = ~self.selection.excluded & (self.least <= self.limit)
+        optional = chosen & ~self.selection.required
+        inside, outside = np.flatnonzero(optional), np.flatnonzero(~chosen & allowed)
+        near = self._windows([self.best.price])[0]
+        lower, price = self.table.lower[near], self.table.price[near]
+        cost = lower[:, chosen].sum(axis=1) - price * self.limit
+        mass = float(self.mass[chosen].sum())
+        moves: list[tuple[float, tuple[int, ...]]] = []
+
+        def judge(change: FloatArray, weight: Any, units: list[tuple[int, ...]]) -> None:
+            if not units:
+                return
+            after = mass + weight
+            with np.errstate(invalid="ignore", divide="ignore"):
+                value = self.outer.value(cost[:, None] + change, np.maximum(after, 1e-300)[None])
+            best = np.where(after > 0.0, np.nan_to_num(value, nan=np.inf).max(axis=0), np.inf)
+            moves.extend((float(v), u) for v, u in zip(best, units, strict=True))
+
+        judge(lower[:, outside], self.mass[outside], [(int(u),) for u in outside])
+        judge(-lower[:, inside], -self.mass[inside], [(int(u),) for u in inside])
+        if inside.size * outside.size:
+            a, b = (m.ravel() for m in np.meshgrid(inside, outside, indexing="ij"))
+            judge(
+                lower[:, b] - lower[:, a], self.mass[b] - self.mass[a], list(zip(a.tolist(), b.tolist(), strict=True))
+            )
+        moves.sort(key=lambda m: m[0])
+        before = self.best.value
+        for value, units in moves[:3]:
+            if value >= before * (1.0 - 1e-9) if before > 0 else value >= before:
+                break
+            other = chosen.copy()
+            other[list(units)] ^= True
+            self._try(other)
+            if self.best.value < before:
+                break
+
+    def _fixed(self, taken: npt.NDArray[np.int64]) -> tuple[_Found | None, float, float]:
+        """Best decision of one selection, the price at which its use meets the limit, and its dual bound there."""
+        table = self.table
+        least = self.least[taken]
+        if not float(least.sum()) <= self.limit:
+            return None, float(table.price[-1]), np.inf
+        mass = float(self.mass[taken].sum())
+        duals = self.outer.value(
+            table.lower[:, taken].sum(axis=1) - table.price * self.limit, np.full(table.price.size, mass)
+        )
+        row = int(np.argmax(duals))
+        price, proved = float(table.price[row]), float(duals[row])
+        use = table.use[:, taken].sum(axis=1)
+        if use[0] <= self.limit:
+            return self._found(taken, table.x[0, taken], table.label[0, taken], 0.0), 0.0, float(duals[0])
+        after = int(np.argmax(use <= self.limit)) if np.any(use <= self.limit) else -1
+        if after < 0:
+            # even the dearest price leaves a hair too much: everyone at its least
+            prices = np.zeros(len(self.sums.features))
+            prices[self.resource] = 1.0
+            answer = respond(self.cells.take(taken), prices, gap=1e-12)
+            return self._found(taken, answer.x, answer.label, float(table.price[-1])), price, proved
+        low, high = float(table.price[after - 1]), float(table.price[after])
+        over, under = float(use[after - 1]), float(use[after])
+        x_over, x_under = table.x[after - 1, taken], table.x[after, taken]
+        label = table.label[after, taken]
+        found: _Found | None = None
+        for step in range(40):
+            self.stop()
+            mix = np.clip((self.limit - under) / max(over - under, 1e-300), 0.0, 1.0) * (1.0 - 1e-9)
+            for x in (x_under + mix * (x_over - x_under), x_under):
+                trial = self._found(taken, x, label, high)
+                if trial is not None:
+                    break
+            if trial is not None and (found is None or trial.value < found.value):
+                found = trial
+            if over - under <= 1e-9 * self.limit or high - low <= 1e-12 * high:
+                break
+            if found is not None and found.value - proved <= 0.1 * self.gap * abs(found.value):
+                break
+            if self.best is not None and proved >= self.best.value:
+                break
+            share = (over - self.limit) / (over - under)
+            # regula falsi, kept away from the ends so that the bracket closes from both sides
+            share = 0.5 if step % 3 == 2 else min(max(share, 0.02), 0.98)
+            middle = low + share * (high - low)
+            lower, _, used, x, labels = table.respond(np.array([middle]), taken)
+            dual = float(self.outer.value(float(lower.sum()) - middle * self.limit, mass))
+            if dual > proved:
+                price, proved = middle, dual
+            total = float(used.sum())
+            if total <= self.limit:
+                high, under, x_under, label = middle, total, x[0], labels[0]
+            else:
+                low, over, x_over = middle, total, x[0]
+        # both sides of the limit serve the bounds of every node with a selection like this one
+        self.table.add([low, high, price])
+        return found, price, proved
+
+    def _found(
+        self, taken: npt.NDArray[np.int64], x: FloatArray, label: npt.NDArray[np.int64], price: float
+    ) -> _Found | None:
+        """Value of a point, None where it is not feasible."""
+        prices = np.zeros(len(self.sums.features))
+        prices[0] = 1.0
+        _, features = self.cells.complete(prices, taken, label, x)
+        if not features[self.resource].sum() <= self.limit * (1.0 + 1e-12):
+            return None
+        value = float(self.outer.value(features[0].sum(), self.mass[taken].sum()))
+        return _Found(value, taken, x, label, price) if np.isfinite(value) else None
+
+    # -- answers
+
+    def _answer(self) -> Exact:
+        if self.best is None:
+            return self._nothing()
+        best = self.best
+        prices = np.zeros(len(self.sums.features))
+        prices[0], prices[self.resource] = 1.0, best.price
+        decision, _ = self.cells.complete(prices, best.taken, best.label, best.x)
+        full = {name: np.zeros(self.cells.units) for name in decision}
+        for name, values in decision.items():
+            full[name][best.taken] = values
+        near = self.table.near(best.price)
+        return Exact(
+            decision=full,
+            value=best.value,
+            lower_bound=min(self.settled, best.value),
+            kind="branch",
+            prices=prices,
+            unit_bounds=self.table.lower[near],
+            infeasible=np.empty(0, dtype=np.int64),
+            shared=[],
+            cells=self.nodes,
+            history=self.history,
+            stopped=self.stopped,
+        )
+
+    def _nothing(self) -> Exact:
+        """No selection keeps the objective finite."""
+        best = int(np.argmin(self.least))
+        conflict = Conflict(
+            device=None,
+            binding="mass",
+            relax={},
+            budget={},
+            factor=None,
+            text="no selection that the limits allow has a finite objective",
+        )
+        return self._least_violating(np.array([best]), np.empty(0, dtype=np.int64), [conflict])
+
+    def _least_violating(
+        self, taken: npt.NDArray[np.int64], infeasible: npt.NDArray[np.int64], shared: list[Conflict]
+    ) -> Exact:
+        part = self.cells.least_violating(taken)
+        full = {name: np.zeros(self.cells.units) for name in part}
+        for name, values in part.items():
+            full[name][taken] = values
+        return Exact(
+            decision=full,
+            value=None,
+            lower_bound=None,
+            kind="none",
+            prices=self.sums.numerator,
+            unit_bounds=np.zeros(self.cells.units),
+            infeasible=infeasible,
+            shared=shared,
+            cells=self.nodes,
+            history=self.history,
+        )
+
+    def _infeasible(
+        self, state: npt.NDArray[np.int8], least: FloatArray, alone: npt.NDArray[np.int64], together: float
+    ) -> Exact:
+        """Say who cannot be taken at all, and what the units that must be taken need together."""
+        needed = np.flatnonzero(state == IN)
+        shared = []
+        name = self.sums.features[self.resource]
+        if needed.size and np.isfinite(together) and together > self.limit:
+            shared.append(
+                Conflict(
+                    device=None,
+                    binding=name,
+                    relax={name: together},
+                    budget={name: self.limit},
+                    factor=together / self.limit,
+                    text=f"{name}: the units that must be taken need {together:.4g} together, the limit is "
+                    f"{self.limit:.4g}",
+                )
+            )
+        if needed.size:
+            return self._least_violating(needed, alone[state[alone] == IN], shared)
+        usable = np.flatnonzero(state != OUT)
+        if usable.size == 0:
+            usable = np.arange(self.cells.units)
+        return self._least_violating(usable[:1], alone[np.isin(alone, usable)], shared)
