@@ -1,7 +1,7 @@
-"""The published comparison: every method's decision trained on Fashion-MNIST, at equal energy and equal delay.
+"""The published comparisons: every method's decision trained on Fashion-MNIST, at equal energy and equal delay.
 
-``python benchmarks/results.py`` regenerates the figures of the README (about 25 minutes on 2 cores);
-``--short`` runs a smaller one. Finished runs are kept in ``results/runs`` and not repeated.
+``python benchmarks/results.py`` regenerates the figures of the README for LTFL (about 25 minutes on 2 cores),
+``--design feel`` those of the FEEL design; ``--short`` runs a smaller one. Finished runs are kept in ``results/runs`` and not repeated.
 """
 
 from __future__ import annotations
@@ -15,15 +15,44 @@ from pathlib import Path
 import numpy as np
 
 import jointopt as jo
-from jointopt.cli import DEMO_METHODS
 
 _NAMES = {"fashion-mnist": "Fashion-MNIST", "digits": "digits"}
+METHODS = {
+    "ltfl": [
+        "exact",
+        "bayesian",
+        "alternating",
+        "uniform",
+        "random",
+        "no_quantization",
+        "no_power_control",
+        "no_pruning",
+        "fixed",
+        "no_compression",
+    ],
+    "feel": [
+        "exact",
+        "alternating",
+        "random_selection",
+        "full_participation",
+        "fixed_ratio",
+        "no_pruning",
+        "resources_only",
+        "unaware",
+        "fedavg",
+    ],
+}
+SHORT = {
+    "ltfl": ["exact", "alternating", "uniform", "no_quantization", "no_compression"],
+    "feel": ["exact", "alternating", "random_selection", "full_participation", "no_pruning"],
+}
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
     """Solve, train, compare, check budgets and the ledger, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--design", default="ltfl", choices=["ltfl", "feel"])
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--devices", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
@@ -33,12 +62,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results")
     parser.add_argument("--short", action="store_true", help="fewer rounds and methods")
     arguments = parser.parse_args()
-    methods = DEMO_METHODS
+    methods = METHODS[arguments.design]
     if arguments.short:
-        arguments.rounds, methods = (
-            60,
-            ["exact", "alternating", "uniform", "no_quantization", "no_compression"],
-        )
+        arguments.rounds, methods = 60, SHORT[arguments.design]
     started = time.perf_counter()
     try:
         first = jo.Task.make(
@@ -52,13 +78,13 @@ def main() -> int:
     except jo.DataError as error:
         print(f"skipped: {error}", file=sys.stderr)
         return 0
-    system = jo.System.from_task(first, seed=0)
+    system = jo.System.from_task(first, seed=0, design=arguments.design)
     # every seed has its own label mix, start, batches, channels and quantizer draws; sizes are the scenario's
     tasks = {
         seed: jo.Task.for_system(system, data=arguments.data, network="mlp", alpha=0.5, seed=seed)
         for seed in range(arguments.seeds)
     }
-    problem = jo.problems.LTFL(system)
+    problem = jo.problems.get(arguments.design)(system)
     comparison = jo.compare(
         problem,
         lambda seed: tasks[seed],
@@ -78,7 +104,8 @@ def main() -> int:
     violations = sum(run.violations for name in kept for run in comparison.runs[name])
     print(f"budget violations of {', '.join(kept)}, all rounds, devices and seeds: {violations}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{arguments.data}{'-short' if arguments.short else ''}"
+    design = "" if arguments.design == "ltfl" else f"{arguments.design}-"
+    stem = f"{design}{arguments.data}{'-short' if arguments.short else ''}"
     comparison.to_pandas().to_csv(arguments.out / f"{stem}.csv", float_format="%.6g")
     (arguments.out / f"{stem}.json").write_text(
         json.dumps(

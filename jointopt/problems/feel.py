@@ -53,6 +53,8 @@ CONTRACTION_LIMIT = 1.0 - 1e-6
 """A < 1 is strict; a closed limit just below it keeps the minimum attained and the bound finite."""
 
 _LARGEST = 1e60
+STEP = 0.2
+"""Change of the kept fraction over which step 3 models a curved pruning error."""
 PREFIXES, SWAPS, ROUNDS = 40, 10, 6
 """Prefixes and swaps that one selection step of the published algorithm tries, and rounds of steps 2 and 3 for each."""
 
@@ -538,7 +540,8 @@ class RatioBandwidthStep:
         (k_c/(t_c^2 E_max))^{1/3} W(s) = x,  x^3 + q p_max t_u/E_max <= 1         (energy)
         sum of beta <= 1,  0 <= q <= 1,
 
-    and the weighted sum of s is maximised. With t_c alone the processor's limit W(s) <= t_c f_max would freeze every
+    and the weighted sum of s is maximised; a convex pruning error (the Laplace curve) enters as a parabola around the
+    present s instead of a weight alone. With t_c alone the processor's limit W(s) <= t_c f_max would freeze every
     client that already computes at f_max, and the alternation with it. Such a client may take longer at f_max, which
     stays convex: its rate constraint is also held with t_u = T_max - W(s)/f_max, a constant plus a multiple of
     1/(D - s), and its energy with k_c f_max^2 W(s) (the shorter upload is not credited). Every coefficient is a
@@ -549,13 +552,15 @@ class RatioBandwidthStep:
     def __init__(self, clients: int) -> None:
         self.kept, self.share, self.drive = (cp.Variable(clients, nonneg=True) for _ in range(3))
         work, late = (cp.Variable(clients, nonneg=True) for _ in range(2))
-        positive = ("gain", "bits_each", "energy_each", "upload", "weight", "top", "fast_each", "late_scale", "room")
+        positive = ("gain", "bits_each", "energy_each", "upload", "top", "fast_each", "late_scale", "room", "curve")
         self.parameters = {name: cp.Parameter(clients, nonneg=True) for name in positive}
-        free = ("bits_once", "energy_once", "least", "fast_once", "late_once")
+        free = ("bits_once", "energy_once", "least", "fast_once", "late_once", "centre", "weight")
         self.parameters |= {name: cp.Parameter(clients) for name in free}
         p = self.parameters
-        rate = -cp.rel_entr(self.share, self.share + cp.multiply(p["gain"], self.drive)) / LN2
+        # one cone for the rate, though two constraints use it
+        rate = cp.Variable(clients)
         constraints = [
+            rate <= -cp.rel_entr(self.share, self.share + cp.multiply(p["gain"], self.drive)) / LN2,
             p["bits_once"] + cp.multiply(p["bits_each"], self.kept) <= rate,
             p["late_once"] + cp.multiply(p["late_scale"], late) <= rate,
             cp.inv_pos(p["room"] - self.kept) <= late,
@@ -567,7 +572,8 @@ class RatioBandwidthStep:
             self.kept <= p["top"],
             self.kept >= p["least"],
         ]
-        self.problem = cp.Problem(cp.Maximize(p["weight"] @ self.kept), constraints)
+        bend = cp.sum_squares(cp.multiply(p["curve"], self.kept) - p["centre"])
+        self.problem = cp.Problem(cp.Minimize(bend - p["weight"] @ self.kept), constraints)
 
     def solve(self, **values: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Set the parameters, solve, and return kept fractions and shares of the band.
@@ -583,7 +589,7 @@ class RatioBandwidthStep:
             with warnings.catch_warnings():
                 # what the solver calls inaccurate is moved into the budgets and judged by its objective
                 warnings.simplefilter("ignore", UserWarning)
-                self.problem.solve(solver=cp.CLARABEL)
+                self.problem.solve(solver=cp.CLARABEL, canon_backend=cp.COO_CANON_BACKEND)
         except cp.error.SolverError as error:
             raise SolverError(f"(ratio, bandwidth) step: {error}") from None
         if self.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) or self.kept.value is None:
@@ -701,8 +707,15 @@ class Alternation:
         client, cells = self.client, self.cells
         a = decision["selected"] > 0.5
         kept = np.clip(1.0 - decision["pruning_ratio"], cells.least, cells.most)
-        # the linear pruning error gives the weight exactly, the Laplace curve its tangent
-        weight = np.where(a, np.maximum(-cells._slope(np.arange(cells.units), kept), 0.0), 0.0)
+        every = np.arange(cells.units)
+        weight = np.where(a, -cells._slope(every, kept), 0.0)
+        # the linear pruning error is its tangent; the Laplace curve bends, judged by its slope a step further down
+        away = np.maximum(kept - STEP, cells.least)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bend = (-cells._slope(every, away) - weight) / (kept - away)
+        bend = np.where(a & (kept > away), np.maximum(np.nan_to_num(bend), 0.0), 0.0)
+        scale = max(float(np.abs(weight).max()), float(bend.max()), 1e-300)
+        curve = np.sqrt(0.5 * bend / scale)
         upload = np.where(a, client.delay_budget - compute, 1.0)
         strength = (client.capacitance / (compute**2 * client.energy_budget)) ** (1.0 / 3.0)
         burnt = client.capacitance * client.frequency_max**2 / client.energy_budget
@@ -725,13 +738,15 @@ class Alternation:
             **{name: np.where(a, value, 0.0) for name, value in values.items()},
             "room": np.where(a, room, 10.0),
             "gain": client.power_max * client.gain / client.band,
-            "weight": weight / max(float(weight.max()), 1e-300),
+            "weight": weight / scale,
+            "curve": curve,
+            "centre": curve * kept,
             "top": np.maximum(cells._free(), cells.least),
             "least": cells.least,
         }
 
     def select(self, decision: Decision) -> Decision:
-        """Step 4: clients ranked by chi; steps 2 and 3 for the prefixes, then for the best swaps; kept if Gamma falls."""
+        """Step 4: clients ranked by chi; steps 2 and 3 for prefixes, then for the best swaps; kept if Gamma falls."""
         cells, client = self.cells, self.client
         low, high = self.problem.ranges["selected"]
         every = np.arange(cells.units)

@@ -71,7 +71,7 @@ def alternating(
                 "not be an optimum (every point on an active budget's curve is one)"
             )
         if sweep > 1 and abs(earlier - value) <= blocks.tolerance * abs(earlier):
-            return f"alternating ({names}): the last of {sweep} sweeps changed the objective by less than {blocks.tolerance:g}"
+            return f"alternating ({names}): sweep {sweep} changed the objective by less than {blocks.tolerance:g}"
     return f"alternating ({names}): still moving after {max_iterations} sweeps"
 
 

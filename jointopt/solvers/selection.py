@@ -21,6 +21,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -244,7 +245,7 @@ class _Search:
         # a few ranges of masses, each of which finds its own prices
         cuts = np.linspace(low, high, min(2 * int(free.size) + 2, 130))
         cuts[-1] = high * (1.0 + 1e-12)
-        ranges = list(zip(cuts[:-1], cuts[1:], strict=True)) if high > low else [(low, high)]
+        ranges = list(pairwise(cuts)) if high > low else [(low, high)]
         states = np.repeat(state[None], len(ranges), axis=0)
         window = np.arange(self.table.price.size)
         nodes = self._bound(states, np.array(ranges), np.repeat(window[None], len(ranges), axis=0))
