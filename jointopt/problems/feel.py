@@ -394,15 +394,19 @@ class FEEL(Problem):
         )
 
     def _baselines(self, cells: FEELCells) -> dict[str, Baseline]:
-        ratio = min(0.5, self.system.learner.pruning_ratio_max)
+        (_, may), (low, high) = self.ranges["selected"], self.ranges["pruning_ratio"]
+        # within the problem's own ranges: whoever may take part, the ratio nearest to the one meant
+        half, dense = np.clip(0.5, low, high), np.clip(0.0, low, high)
         return {
             "random_selection": Baseline(
                 "half of the clients that can take part, drawn at random; everything else optimised",
                 instead=lambda rng: self._drawn(cells, rng),
             ),
-            "full_participation": Baseline("everyone takes part; the rest optimised", restrict={"selected": 1.0}),
-            "fixed_ratio": Baseline(f"ratio {ratio:g} for all; the rest optimised", restrict={"pruning_ratio": ratio}),
-            "no_pruning": Baseline("the design without pruning", restrict={"pruning_ratio": 0.0}),
+            "full_participation": Baseline("everyone takes part; the rest optimised", restrict={"selected": may}),
+            "fixed_ratio": Baseline(
+                f"ratio {half.min():g} for all; the rest optimised", restrict={"pruning_ratio": half}
+            ),
+            "no_pruning": Baseline("the design without pruning", restrict={"pruning_ratio": dense}),
             "resources_only": Baseline(
                 "everyone at one common ratio, the least that the budgets allow; only band, power, frequency chosen",
                 rule=lambda rng: self._common_ratio(cells),
@@ -413,7 +417,7 @@ class FEEL(Problem):
             ),
             "fedavg": Baseline(
                 "everyone takes part with the dense model; the rest optimised",
-                restrict={"selected": 1.0, "pruning_ratio": 0.0},
+                restrict={"selected": may, "pruning_ratio": dense},
             ),
         }
 
@@ -442,26 +446,24 @@ class FEEL(Problem):
 
     def _common_ratio(self, cells: FEELCells) -> Decision | None:
         """Return everyone at the least common ratio, None where not even the largest one fits the band."""
-        everyone = np.arange(cells.units)
-        if np.any(self.ranges["selected"][1] < 0.5):
-            return None
+        units = np.flatnonzero(self.ranges["selected"][1] > 0.5)
         client = cells.client
-        low, high = float(cells.least.max()), float(cells.most.min())
+        low, high = float(cells.least[units].max()), float(cells.most[units].min())
         if low > high:
             return None
 
-        def bands(kept: float) -> FloatArray:
-            return np.exp(client.least_bandwidth(everyone, np.full(cells.units, kept))[0])
+        def band(kept: float) -> float:
+            return float(np.exp(client.least_bandwidth(units, np.full(units.size, kept))[0]).sum())
 
-        if not bands(low).sum() <= client.band:
+        if not band(low) <= client.band:
             return None
-        if bands(high).sum() <= client.band:
+        if band(high) <= client.band:
             low = high
         for _ in range(60):
             middle = 0.5 * (low + high)
-            low, high = (middle, high) if bands(middle).sum() <= client.band else (low, middle)
-        decision, _ = cells.complete(np.array([1.0, 0.0]), everyone, None, np.full(cells.units, low))
-        return Decision(decision)
+            low, high = (middle, high) if band(middle) <= client.band else (low, middle)
+        decision, _ = cells.complete(np.array([1.0, 0.0]), units, None, np.full(units.size, low))
+        return Decision({name: _placed(cells.units, units, values) for name, values in decision.items()})
 
 
 class SelectionObjective:
@@ -495,15 +497,22 @@ class SelectionObjective:
         low = np.maximum(low, self.least_mass)
         allowed = low <= high
         low = np.minimum(low, high)
+        # beside finite numbers an infinite cost would only make NaN; it is put back at the end
+        known = np.isfinite(offset) & np.isfinite(slope)
+        offset, slope = np.where(known, offset, 0.0), np.where(known, slope, 0.0)
+        return np.where(allowed, np.where(known, self._lowest(offset, slope, low, high, allowed), np.inf), np.inf)
+
+    def _lowest(self, offset: Any, slope: Any, low: Any, high: Any, allowed: Any) -> Any:
         if not self.ratio or self.zeta2 == 0.0:
-            return np.where(allowed, self._least(offset, slope, low, high, self.zeta1)[0], np.inf)
+            return self._least(offset, slope, low, high, self.zeta1)[0]
         # Dinkelbach: theta falls to the least ratio; every step's theta is attained, so the last one is checked below
         _, at = self._least(offset, slope, low, high, self.zeta1)
         theta = self.value(offset + slope * at, at)
+        # below the least mass nothing is allowed and nothing is asked
+        theta = np.where(np.isfinite(theta), theta, 0.0)
         for _ in range(30):
-            numerator, at = self._least(offset, slope, low, high, self.zeta1 + theta * self.zeta2)
             # N - theta D at its least; N/D >= theta + (N - theta D)/D with D <= 1
-            short = numerator - theta
+            _, at = self._least(offset, slope, low, high, self.zeta1 + theta * self.zeta2)
             better = self.value(offset + slope * at, at)
             moved = better < theta * (1.0 - 1e-15)
             theta = np.where(moved, better, theta)
@@ -511,7 +520,7 @@ class SelectionObjective:
                 break
         short = np.minimum(self._least(offset, slope, low, high, self.zeta1 + theta * self.zeta2)[0] - theta, 0.0)
         smallest = 1.0 - self.zeta2 * (1.0 - low) ** 2
-        return np.where(allowed, theta + short / smallest, np.inf)
+        return theta + short / smallest
 
     def _least(self, offset: Any, slope: Any, low: Any, high: Any, weight: Any) -> tuple[Any, Any]:
         """Least of constant + offset/m + slope + weight (1-m)^2 over [low, high], and where."""
@@ -544,17 +553,17 @@ class RatioBandwidthStep:
     present s instead of a weight alone. With t_c alone the processor's limit W(s) <= t_c f_max would freeze every
     client that already computes at f_max, and the alternation with it. Such a client may take longer at f_max, which
     stays convex: its rate constraint is also held with t_u = T_max - W(s)/f_max, a constant plus a multiple of
-    1/(D - s), and its energy with k_c f_max^2 W(s) (the shorter upload is not credited). Every coefficient is a
-    parameter that enters linearly (DPP), so that a new step re-solves the compiled program; clients left out have
+    1/(D - s); the energy of the shorter computing time and the longer upload bounds the true one. Every coefficient is
+    a parameter that enters linearly (DPP), so that a new step re-solves the compiled program; clients left out have
     coefficients 0.
     """
 
     def __init__(self, clients: int) -> None:
         self.kept, self.share, self.drive = (cp.Variable(clients, nonneg=True) for _ in range(3))
         work, late = (cp.Variable(clients, nonneg=True) for _ in range(2))
-        positive = ("gain", "bits_each", "energy_each", "upload", "top", "fast_each", "late_scale", "room", "curve")
+        positive = ("gain", "bits_each", "energy_each", "upload", "top", "late_each", "late_scale", "per_room", "curve")
         self.parameters = {name: cp.Parameter(clients, nonneg=True) for name in positive}
-        free = ("bits_once", "energy_once", "least", "fast_once", "late_once", "centre", "weight")
+        free = ("bits_once", "energy_once", "least", "late_once", "centre", "weight")
         self.parameters |= {name: cp.Parameter(clients) for name in free}
         p = self.parameters
         # one cone for the rate, though two constraints use it
@@ -562,11 +571,10 @@ class RatioBandwidthStep:
         constraints = [
             rate <= -cp.rel_entr(self.share, self.share + cp.multiply(p["gain"], self.drive)) / LN2,
             p["bits_once"] + cp.multiply(p["bits_each"], self.kept) <= rate,
-            p["late_once"] + cp.multiply(p["late_scale"], late) <= rate,
-            cp.inv_pos(p["room"] - self.kept) <= late,
+            p["late_once"] + cp.multiply(p["late_each"], self.kept) + cp.multiply(p["late_scale"], late) <= rate,
+            cp.inv_pos(1.0 - cp.multiply(p["per_room"], self.kept)) <= late,
             work == p["energy_once"] + cp.multiply(p["energy_each"], self.kept),
             cp.power(work, 3) + cp.multiply(p["upload"], self.drive) <= 1.0,
-            p["fast_once"] + cp.multiply(p["fast_each"], self.kept) + cp.multiply(p["upload"], self.drive) <= 1.0,
             cp.sum(self.share) <= 1.0,
             self.drive <= 1.0,
             self.kept <= p["top"],
@@ -655,7 +663,11 @@ class Alternation:
         time does; the least band frees the shared resource in both cases, and agrees where energy binds.
         """
         units = np.flatnonzero(decision["selected"] > 0.5)
-        return self._least_band(decision, units, 1.0 - decision["pruning_ratio"][units])
+        kept = np.clip(1.0 - decision["pruning_ratio"][units], self.cells.least[units], self.cells.most[units])
+        if not np.all(np.isfinite(self.client.least_bandwidth(units, kept)[0])):
+            # nothing to split for who cannot take part at all
+            return decision
+        return self._least_band(decision, units, kept)
 
     def _timed(self, decision: Decision, units: Any, kept: Any, band: Any, compute: Any) -> Decision:
         """Return the decision with the frequency and power that follow from the computing times."""
@@ -708,6 +720,7 @@ class Alternation:
         a = decision["selected"] > 0.5
         kept = np.clip(1.0 - decision["pruning_ratio"], cells.least, cells.most)
         every = np.arange(cells.units)
+        top = np.maximum(cells._free(), cells.least)
         weight = np.where(a, -cells._slope(every, kept), 0.0)
         # the linear pruning error is its tangent; the Laplace curve bends, judged by its slope a step further down
         away = np.maximum(kept - STEP, cells.least)
@@ -718,30 +731,32 @@ class Alternation:
         curve = np.sqrt(0.5 * bend / scale)
         upload = np.where(a, client.delay_budget - compute, 1.0)
         strength = (client.capacitance / (compute**2 * client.energy_budget)) ** (1.0 / 3.0)
-        burnt = client.capacitance * client.frequency_max**2 / client.energy_budget
-        # time left at f_max, in kept fractions: T_max - W(s)/f_max = (D - s) W_1/f_max
-        each = np.maximum(client.cycles_each, 1e-6 * client.frequency_max * client.delay_budget)
-        room = (client.delay_budget * client.frequency_max - client.cycles_once) / each
-        pace = client.frequency_max / (each * client.band)
+        # time left at f_max, in kept fractions: T_max - W(s)/f_max = (D - s) W_1/f_max. Where computing at f_max takes
+        # next to nothing of the round, the difference of two large numbers is left out and the longest one taken.
+        slow = client.cycles_each > client.frequency_max * client.delay_budget / 20.0
+        each = np.where(slow, client.cycles_each, 1.0)
+        room = np.where(slow, (client.delay_budget * client.frequency_max - client.cycles_once) / each, np.inf)
+        pace = np.where(slow, client.frequency_max / (each * client.band), 0.0)
+        full = client.delay_budget - (client.cycles_once + client.cycles_each * top) / client.frequency_max
+        brisk = np.where(slow, 0.0, 1.0 / (np.maximum(full, upload) * client.band))
         values = {
             "bits_once": client.bits_once / (upload * client.band),
             "bits_each": client.bits_each / (upload * client.band),
             "energy_once": strength * client.cycles_once,
             "energy_each": strength * client.cycles_each,
-            "fast_once": burnt * client.cycles_once,
-            "fast_each": burnt * client.cycles_each,
-            "late_once": -client.bits_each * pace,
-            "late_scale": (client.bits_once + client.bits_each * room) * pace,
+            "late_once": client.bits_once * brisk - client.bits_each * pace,
+            "late_each": client.bits_each * brisk,
+            "late_scale": np.where(slow, (client.bits_once / room + client.bits_each) * pace, 0.0),
+            "per_room": 1.0 / room,
             "upload": client.power_max * upload / client.energy_budget,
         }
         return {
             **{name: np.where(a, value, 0.0) for name, value in values.items()},
-            "room": np.where(a, room, 10.0),
             "gain": client.power_max * client.gain / client.band,
             "weight": weight / scale,
             "curve": curve,
             "centre": curve * kept,
-            "top": np.maximum(cells._free(), cells.least),
+            "top": top,
             "least": cells.least,
         }
 
@@ -771,19 +786,20 @@ class Alternation:
             some[ranked[:size]] = True
             candidates.append(some)
         best, value, chosen = self._best(candidates, least, best, value, chosen)
-        # swaps that look best at fixed chi
-        swaps = []
-        for i in np.flatnonzero(chosen & ~must):
-            for j in np.flatnonzero(~chosen & able):
-                some = chosen.copy()
-                some[i], some[j] = False, True
-                swaps.append((float(self.outer.value(cost[some].sum(), mass[some].sum())), i, j))
-        candidates = []
-        for _, i, j in sorted(swaps)[:SWAPS]:
+        # swaps, and one client more or less, that look best at fixed chi
+        inside, outside = np.flatnonzero(chosen & ~must), np.flatnonzero(~chosen & able)
+        moves: list[tuple[int, ...]] = [(int(k),) for k in (*inside, *outside)]
+        moves += [(int(i), int(j)) for i in inside for j in outside]
+        judged = []
+        for move in moves:
             some = chosen.copy()
-            some[i], some[j] = False, True
-            candidates.append(some)
-        return self._best(candidates, least, best, value, chosen)[0]
+            some[list(move)] ^= True
+            if some.any():
+                judged.append((float(self.outer.value(cost[some].sum(), mass[some].sum())), move, some))
+        judged.sort(key=lambda entry: entry[:2])
+        single = [some for _, move, some in judged if len(move) == 1]
+        double = [some for _, move, some in judged if len(move) == 2]
+        return self._best(single[:SWAPS] + double[:SWAPS], least, best, value, chosen)[0]
 
     def _value(self, decision: Decision) -> float:
         evaluation = self.problem.evaluate(decision)

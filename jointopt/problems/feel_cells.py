@@ -98,7 +98,7 @@ class Client:
         # at least this SNR, or the whole band is not enough; at most that one, or the power is not
         widest = np.log(stretch * self.band)
         demand = bits / (T * stretch * self.band)
-        left = np.log(np.expm1(np.minimum(demand, 500.0) * LN2))
+        left = np.log(np.maximum(np.expm1(np.minimum(demand, 500.0) * LN2), 1e-300))
         most = strongest * gain * T / bits
         right = np.maximum(np.log(most) + 4.5, left + 1e-6)
         busiest = kc * cycles
@@ -426,7 +426,7 @@ class FEELCells:
 
         low, high = np.zeros(np.shape(kept)), np.full(np.shape(kept), np.log(1e9))
         possible = fits(np.exp(high))
-        for _ in range(60):
+        for _ in range(42):
             middle = 0.5 * (low + high)
             good = fits(np.exp(middle))
             low, high = np.where(good, low, middle), np.where(good, middle, high)

@@ -289,12 +289,14 @@ class _Run:
         )
 
     def fallback(self) -> None:
-        """Stopped before any decision was seen: offer the inner solution in the middle of the search range."""
+        """Stopped before any decision was seen: offer the middle of the search range, or where the steps start."""
         search = self.offered.search
         self.monitor.time_limit = self.monitor.callback = None
         if self.monitor.best is None and search is not None:
             middle = np.sqrt(search.lower * search.upper) if search.logarithmic else 0.5 * (search.lower + search.upper)
             self.monitor.offer(search.complete(middle))
+        elif self.monitor.best is None and self.offered.blocks is not None:
+            self.monitor.offer(self.offered.blocks.start())
 
     def incumbent(self, message: str, status: Status | None) -> Result:
         """Return the best decision the monitor saw."""

@@ -178,6 +178,7 @@ class _Search:
         self.nodes = 0
         self.settled, self.proved = np.inf, -np.inf
         self.stopped: BaseException | None = None
+        self.exhausted = False
         self.tried: dict[bytes, tuple[float, float]] = {}
         """By selection: the price of its best dual bound, and that bound."""
         self.history: list[dict[str, float]] = []
@@ -247,6 +248,7 @@ class _Search:
         cuts[-1] = high * (1.0 + 1e-12)
         ranges = list(pairwise(cuts)) if high > low else [(low, high)]
         states = np.repeat(state[None], len(ranges), axis=0)
+        self._greedy(state)
         window = np.arange(self.table.price.size)
         nodes = self._bound(states, np.array(ranges), np.repeat(window[None], len(ranges), axis=0))
         heap = [n for n in nodes if np.isfinite(n.bound)]
@@ -272,6 +274,17 @@ class _Search:
                 heapq.heappush(heap, node)
         if heap:
             self.settled = min(self.settled, heap[0].bound)
+        self.exhausted = not heap
+
+    def _greedy(self, state: npt.NDArray[np.int8]) -> None:
+        """Have a feasible selection before the search: the units that must be taken, then by least use per mass."""
+        chosen = state == IN
+        room = self.limit - float(self.least[chosen].sum())
+        for unit in np.argsort(self.least / self.mass, kind="stable"):
+            if state[unit] == FREE and self.least[unit] <= room:
+                chosen[unit] = True
+                room -= float(self.least[unit])
+        self._try(chosen)
 
     def _expand(self, batch: list[_Node]) -> list[_Node]:
         """Branch nodes; settle those whose selection is whole."""
@@ -394,14 +407,19 @@ class _Search:
         left = np.maximum(start_mass - loose[:, None], low[:, None])
         right = np.minimum(end_mass + loose[:, None], high[:, None])
         valid = free & (left <= right)
-        value = np.where(valid, self.outer.least(offset, slope, left, np.maximum(left, right)), np.inf)
+        offset, slope = np.where(valid, offset, 0.0), np.where(valid, slope, 0.0)
+        value = self.outer.least(
+            offset, slope, np.where(valid, left, 1.0), np.where(valid, np.maximum(left, right), 1.0)
+        )
+        # what cannot be computed bounds nothing
+        value = np.where(valid, np.where(np.isnan(value), -np.inf, value), np.inf)
         # nothing free: the mass is what it is
         alone = ~free.any(axis=1) & (base_mass >= low - loose) & (base_mass <= high + loose)
         piece = np.argmin(value, axis=1)
         bound = value[np.arange(price.size), piece]
         if np.any(alone):
             bound = np.where(alone, self.outer.value(base_cost, np.maximum(base_mass, 1e-300)), bound)
-        bound = np.where(np.isnan(bound), np.inf, bound).reshape(rows, width)
+        bound = np.where(np.isnan(bound), -np.inf, bound).reshape(rows, width)
         pick = np.argmax(bound, axis=1)
         return [
             self._node(i, pick[i], bound, states, ranges, windows, order, free, piece, start_mass, step_mass, width)
@@ -619,7 +637,7 @@ class _Search:
         )
 
     def _nothing(self) -> Exact:
-        """No selection keeps the objective finite."""
+        """No selection was found that keeps the objective finite."""
         best = int(np.argmin(self.least))
         conflict = Conflict(
             device=None,
@@ -627,7 +645,9 @@ class _Search:
             relax={},
             budget={},
             factor=None,
-            text="no selection that the limits allow has a finite objective",
+            text="no selection that the limits allow has a finite objective"
+            if self.exhausted
+            else f"no selection with a finite objective was found among {self.nodes} nodes",
         )
         return self._least_violating(np.array([best]), np.empty(0, dtype=np.int64), [conflict])
 
