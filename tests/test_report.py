@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jointopt import systems
 from jointopt.decision import Decision
-from jointopt.problems.ltfl import LTFL
+from jointopt.problems import FEEL, LTFL, CoInference, LayerwiseCoInference
 from jointopt.report import text_table
 from jointopt.solvers import solve
 from jointopt.system import System
@@ -294,3 +296,68 @@ def test_format_si_digits() -> None:
         factor = {"p": 1e-12, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9}[unit[:-1]]
         assert float(number) * factor == pytest.approx(value, rel=5.1e-4)
         assert "e" not in number
+
+
+# ------------------------------------------------------------------ further designs
+
+
+def test_who_is_left_out_and_what_is_shared() -> None:
+    result = solve(FEEL(systems.feel(4, 3)))
+    assert result.decision is not None
+    found = result.explain()
+    taken = result.decision["selected"] > 0.5
+    assert [row["taken"] for row in found.rows] == taken.tolist()
+    assert taken.tolist() == [True, False, True, True]
+    assert found.rows[1]["why"] == "left out: could take part alone"
+    assert (found.rows[1]["tight"], found.rows[1]["limits"]) == ("-", "-")
+    assert found.totals["left out"] == 1
+    assert found.shared == ["total_bandwidth is tight for the system"]
+    for row in found.rows:
+        if row["taken"]:
+            assert row["tight"] == "delay + energy"
+            assert row["why"].startswith("between both budgets: more power breaks energy")
+            assert "selected" not in row["limits"]
+    # one who could not take part even alone is told so
+    budgets = np.array(result.problem.system.devices.delay_budget)
+    budgets[1] *= 0.01
+    poor = solve(FEEL(result.problem.system.with_(delay_budget=budgets))).explain()
+    assert poor.rows[1]["why"] == "left out: cannot take part, delay is short even alone"
+
+
+def test_over_the_band_is_said() -> None:
+    problem = FEEL(systems.feel(4, 3))
+    result = solve(problem)
+    assert result.decision is not None
+    wide = result.decision.with_(bandwidth=2.0 * result.decision["bandwidth"])
+    assert "total_bandwidth is violated for the system" in problem.explain(wide).shared
+    evaluation = problem.evaluate(wide)
+    text = replace(result, decision=wide, evaluation=evaluation).summary()
+    assert "total bandwidth: 400 kHz of 200 kHz used (200.0%; EXCEEDED)" in text
+
+
+def test_stages_of_split_inference() -> None:
+    result = solve(CoInference(systems.coinference(4, 3)))
+    rows = result.explain().rows
+    assert result.evaluation is not None
+    delay = {name: result.evaluation.quantities[f"{name}_delay"][0] for name in ("device", "send", "server")}
+    whole = sum(delay.values())
+    words = f"delay ({delay['device'] / whole:.0%} device, {delay['send'] / whole:.0%} sending"
+    assert words in rows[0]["why"]
+    assert rows[0]["why"].startswith("between both budgets: more server frequency breaks energy")
+    # all on the device: nothing is sent, and stages that are not there are not named
+    assert rows[2]["why"].startswith("delay limits it (100% device); split at its most")
+    table = result.summary().splitlines()
+    header = next(line for line in table if line.startswith("device "))
+    for name in ("split", "device_delay", "send_delay", "server_delay", "distortion"):
+        assert name in header
+
+
+def test_ratios_per_layer_are_in_the_summary() -> None:
+    result = solve(LayerwiseCoInference(systems.coinference(1, 3)))
+    assert result.decision is not None
+    line = result.summary().splitlines()[-1]
+    assert line.startswith("pruning_ratio per layer: ")
+    assert [float(v) for v in line.split(": ")[1].split()] == pytest.approx(
+        result.decision["pruning_ratio"].tolist(), rel=1e-3
+    )
+    assert "pruning_ratio" not in result.to_pandas()

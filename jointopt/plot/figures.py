@@ -27,6 +27,18 @@ STYLE: dict[str, dict[str, Any]] = {
     "no_pruning": {"color": "#56B4E9", "linestyle": "-."},
     "no_quantization": {"color": "#7F5F3F", "linestyle": "-."},
     "no_power_control": {"color": "#5D3A9B", "linestyle": "-."},
+    # baselines of one design only: colours come again in another line style
+    "convex": {"color": "#D55E00", "linestyle": "-.", "linewidth": 2.4, "zorder": 5},
+    "random_selection": {"color": "#999999", "linestyle": "-."},
+    "full_participation": {"color": "#E69F00", "linestyle": "--"},
+    "fixed_ratio": {"color": "#CC79A7", "linestyle": "--"},
+    "resources_only": {"color": "#7F5F3F", "linestyle": "--"},
+    "unaware": {"color": "#0072B2", "linestyle": "--"},
+    "fedavg": {"color": "#000000", "linestyle": "-."},
+    "all_on_device": {"color": "#5D3A9B", "linestyle": "--"},
+    "all_on_server": {"color": "#56B4E9", "linestyle": "--"},
+    "fixed_frequency": {"color": "#CC79A7", "linestyle": "-."},
+    "fixed_power": {"color": "#E69F00", "linestyle": "-."},
 }
 LABELS = {
     "exact": "joint design (exact)",
@@ -34,11 +46,22 @@ LABELS = {
     "alternating": "alternating closed forms",
     "no_compression": "no compression",
     "fixed": "fixed ratio and bits",
-    "uniform": "one ratio and bits for all",
+    "uniform": "one setting for all",
     "random": "random feasible",
     "no_pruning": "without pruning",
     "no_quantization": "without quantization",
     "no_power_control": "without power control",
+    "convex": "joint design (convex program)",
+    "random_selection": "random selection",
+    "full_participation": "everyone takes part",
+    "fixed_ratio": "fixed ratio",
+    "resources_only": "resources only, one ratio",
+    "unaware": "unaware of the generalization gap",
+    "fedavg": "FedAvg (everyone, dense)",
+    "all_on_device": "all on the device",
+    "all_on_server": "all on the server",
+    "fixed_frequency": "greatest frequencies",
+    "fixed_power": "full power",
 }
 
 _UNITS = {1e-9: "n", 1e-6: "\u00b5", 1e-3: "m", 1.0: "", 1e3: "k", 1e6: "M", 1e9: "G"}
@@ -72,8 +95,39 @@ def _subplots(*args: Any, **kwargs: Any) -> Any:
     return figure, figure.subplots(*args, **kwargs)
 
 
+_PANELS = {
+    "pruning_ratio": "pruning ratio\n(share of weights removed)",
+    "bits": "bits per parameter",
+    "power": "transmit power",
+    "bandwidth": "bandwidth",
+    "frequency": "processor\nfrequency",
+    "server_frequency": "server\nfrequency",
+    "split": "split (layers\non the device)",
+}
+STAGES = {
+    "device": ("device", "#0072B2"),
+    "send": ("uplink", "#E69F00"),
+    "server": ("server", "#009E73"),
+}
+"""Stages of split inference: prefix of the quantity, to word and colour."""
+
+
+def _gain(system: Any) -> np.ndarray:
+    """Mean channel gain of each device."""
+    return np.asarray((system.radio if hasattr(system, "radio") else system.link).gain)
+
+
+def _title(result: Any) -> str:
+    gap = "" if result.gap is None else f", certified gap {result.gap:.1e}"
+    value = "infeasible" if result.value is None else f"value {result.value:.4g}"
+    return f"{result.problem.name}, {result.method}: {value}{gap}"
+
+
 def decision(result: Any, *, title: str | None = None) -> Figure:
     """Draw what each device was told, and how much of its budgets that uses.
+
+    One panel for each of the design's variables, and the use of budgets, by stages where a server computes too.
+    Devices that are left out are shaded.
 
     Parameters
     ----------
@@ -82,53 +136,162 @@ def decision(result: Any, *, title: str | None = None) -> Figure:
     """
     if result.decision is None:
         raise InputError("plot.decision: the result holds no decision")
+    layered = [v for v in result.problem.variables if v.axis == "layer"]
+    if layered:
+        return _layer_decision(result, layered[0], title)
     table = result.to_pandas()
-    system = result.problem.system
-    order = np.argsort(system.radio.gain, kind="stable")
+    order = np.argsort(_gain(result.problem.system), kind="stable")
     table = table.iloc[order]
-    x = np.arange(len(table))
-    figure, axes = _subplots(4, 1, figsize=(9, 9), sharex=True)
-    power_factor, power_prefix = _prefix(float(table["power"].max()))
-    panels = [
-        ("pruning_ratio", "pruning ratio\n(share of weights removed)", 1.0, (0, 1)),
-        ("bits", "bits per parameter", 1.0, (0, float(table["bits"].max()) * 1.15)),
-        ("power", f"transmit power [{power_prefix}W]", power_factor, None),
-    ]
-    for axis, (name, label, factor, limits) in zip(axes, panels, strict=False):
-        axis.bar(x, table[name] / factor, color=STYLE["exact"]["color"], width=0.7)
-        axis.set_ylabel(label)
-        if limits:
-            axis.set_ylim(*limits)
+    size = len(table)
+    x = np.arange(size)
+    taken = table["selected"].to_numpy() > 0.5 if "selected" in table else np.ones(size, dtype=bool)
+    variables = [v for v in result.problem.variables if v.kind != "binary"]
+    staged = "server_delay" in table
+    count = len(variables) + (2 if staged else 1)
+    figure, axes = _subplots(count, 1, figsize=(9, max(9.0, 1.9 * count)), sharex=True)
+    shared = {name.removeprefix("total_") for name, slack in result.evaluation.slack.items() if np.ndim(slack) == 0}
+    for axis, variable in zip(axes, variables, strict=False):
+        values = np.where(taken, table[variable.name].to_numpy(), 0.0)
+        _panel(axis, variable, values, order, size, limits=variable.name not in shared)
+    axes[0].set_xlim(-0.8, 1.1 * size + 0.4)
+    if staged:
+        for axis, name, unit in ((axes[-2], "delay", "s"), (axes[-1], "energy", "J")):
+            _stages(axis, table, x, name, unit, result.problem.system, order)
+    else:
+        _use(axes[-1], table, x, taken, result.problem.system, order)
+    for axis in axes:
+        for u in x[~taken]:
+            axis.axvspan(u - 0.5, u + 0.5, color="0.88", zorder=0, linewidth=0)
         axis.grid(axis="y", alpha=0.3)
-    variables = {v.name: v for v in result.problem.variables}
-    for bound, label in ((variables["power"].upper, "largest"), (variables["power"].lower, "smallest")):
-        axes[2].plot(x, bound[order] / power_factor, color="0.4", linestyle=":", linewidth=1)
-        axes[2].annotate(
-            f"{label}\nallowed",
-            (x[-1] + 0.55, bound[order][-1] / power_factor),
+    if not taken.all():
+        axes[0].annotate(
+            f"shaded: left out ({int((~taken).sum())} of {size})",
+            (1.0, 1.0),
+            xycoords="axes fraction",
+            ha="right",
+            va="bottom",
             color="0.3",
             fontsize=8,
-            va="center",
         )
-    axes[2].set_ylim(0, 1.1 * float(max(variables["power"].upper.max(), table["power"].max())) / power_factor)
-    axes[2].set_xlim(-0.8, 1.1 * len(x) + 0.4)
+    for name in shared & {v.name for v in variables}:
+        whole = float(result.evaluation.scale[f"total_{name}"])
+        used = whole - float(result.evaluation.slack[f"total_{name}"])
+        axis = axes[[v.name for v in variables].index(name)]
+        text = f"all together: {used / whole:.1%} of the total"
+        axis.annotate(text, (1.0, 1.0), xycoords="axes fraction", ha="right", va="bottom", color="0.3", fontsize=8)
+    if size <= 40:
+        axes[-1].set_xticks(x, [str(u) for u in table.index])
+    axes[-1].set_xlabel("device (weakest mean channel first)")
+    figure.suptitle(title or _title(result))
+    return figure
+
+
+def _panel(axis: Any, variable: Any, values: np.ndarray, order: np.ndarray, size: int, *, limits: bool) -> None:
+    """Bars of one variable, with its range where that is a unit's and each device's own."""
+    label = _PANELS.get(variable.name, variable.name.replace("_", " "))
+    factor, prefix = (1.0, "")
+    if variable.unit in ("W", "Hz", "s", "J"):
+        factor, prefix = _prefix(float(values.max()) or float(variable.upper.max()))
+        label += f" [{prefix}{variable.unit}]"
+    x = np.arange(size)
+    axis.bar(x, values / factor, color=STYLE["exact"]["color"], width=0.7)
+    axis.set_ylabel(label)
+    top = float(values.max()) / factor
+    if variable.name == "pruning_ratio":
+        axis.set_ylim(0, 1)
+    elif variable.unit in ("W", "Hz") and limits:
+        low, high = (np.broadcast_to(v, (size,))[order] / factor for v in (variable.lower, variable.upper))
+        # a limit far above what is used would flatten the bars
+        near = high.max() <= 20 * max(top, 1e-300) or top == 0.0
+        for bound, word in ((high, "largest"), (low, "smallest")):
+            if (word == "largest" and not near) or (word == "smallest" and not np.any(low > 0)):
+                continue
+            axis.plot(x, bound, color="0.4", linestyle=":", linewidth=1)
+            axis.annotate(f"{word}\nallowed", (x[-1] + 0.55, bound[-1]), color="0.3", fontsize=8, va="center")
+        axis.set_ylim(0, 1.1 * max(float(high.max()) if near else 0.0, top, 1e-12))
+    else:
+        axis.set_ylim(0, max(top * 1.15, 1e-12) if top > 0 else 1.0)
+
+
+def _use(axis: Any, table: Any, x: np.ndarray, taken: np.ndarray, system: Any, order: np.ndarray) -> None:
+    """Shares of the delay and energy budgets used."""
     use = {
-        "delay": table["delay"].to_numpy() / system.devices.delay_budget[order],
-        "energy": table["energy"].to_numpy() / system.devices.energy_budget[order],
+        name: np.where(taken, table[name].to_numpy() / getattr(system.devices, f"{name}_budget")[order], 0.0)
+        for name in ("delay", "energy")
     }
-    axes[3].bar(x - 0.2, 100 * use["delay"], width=0.38, color="#0072B2", label="delay")
-    axes[3].bar(x + 0.2, 100 * use["energy"], width=0.38, color="#E69F00", label="energy")
-    axes[3].axhline(100, color="0.3", linewidth=1)
-    axes[3].set_ylim(0, max(115.0, 105 * float(max(use["delay"].max(), use["energy"].max()))))
-    axes[3].set_ylabel("budget used [%]")
-    axes[3].legend(loc="center right", fontsize=8, handlelength=1.0)
-    axes[3].grid(axis="y", alpha=0.3)
-    if len(x) <= 40:
-        axes[3].set_xticks(x, [str(u) for u in table.index])
-    axes[3].set_xlabel("device (weakest mean channel first)")
-    gap = "" if result.gap is None else f", certified gap {result.gap:.1e}"
-    value = "infeasible" if result.value is None else f"value {result.value:.4g}"
-    figure.suptitle(title or f"{result.problem.name}, {result.method}: {value}{gap}")
+    axis.bar(x - 0.2, 100 * use["delay"], width=0.38, color="#0072B2", label="delay")
+    axis.bar(x + 0.2, 100 * use["energy"], width=0.38, color="#E69F00", label="energy")
+    axis.axhline(100, color="0.3", linewidth=1)
+    axis.set_ylim(0, max(115.0, 105 * float(max(use["delay"].max(), use["energy"].max()))))
+    axis.set_ylabel("budget used [%]")
+    axis.legend(loc="center right", fontsize=8, handlelength=1.0)
+
+
+def _stages(
+    axis: Any,
+    table: Any,
+    x: np.ndarray,
+    name: str,
+    unit: str,
+    system: Any,
+    order: np.ndarray,
+    *,
+    flat: bool = False,
+) -> None:
+    """Stacked bars of a delay's or an energy's stages as shares of the budget; `flat`: lying."""
+    budget = getattr(system.devices, f"{name}_budget")[order]
+    bottom = np.zeros(len(x))
+    for stage, (word, colour) in STAGES.items():
+        part = 100 * table[f"{stage}_{name}"].to_numpy() / budget
+        if flat:
+            axis.barh(x, part, left=bottom, height=0.6, color=colour, label=word)
+        else:
+            axis.bar(x, part, bottom=bottom, width=0.7, color=colour, label=word)
+        bottom = bottom + part
+    (axis.axvline if flat else axis.axhline)(100, color="0.3", linewidth=1)
+    whole = max(115.0, 105 * float(bottom.max()) / 100)
+    if flat:
+        axis.set_xlim(0, whole)
+        factor, prefix = _prefix(float(budget[0]))
+        axis.set_xlabel(f"share of the {name} budget used [%] (100 % = {budget[0] / factor:.3g} {prefix}{unit})")
+        axis.set_yticks([])
+        axis.set_ylabel(name)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, handlelength=1.0)
+    else:
+        axis.set_ylim(0, whole)
+        axis.set_ylabel(f"{name} budget\nused [%]")
+        axis.legend(loc="center right", fontsize=8, handlelength=1.0)
+
+
+def _layer_decision(result: Any, variable: Any, title: str | None) -> Figure:
+    """Ratios over the layers of one device, and where its budgets go."""
+    table = result.to_pandas()
+    values = np.ravel(result.decision[variable.name]) * np.ones(len(variable.upper))
+    split = int(result.decision["split"][0])
+    figure, axes = _subplots(3, 1, figsize=(9, 7.5), height_ratios=[3, 1, 1])
+    layers = np.arange(1, len(values) + 1)
+    where = np.where(layers <= split, STAGES["device"][1], STAGES["server"][1])
+    axes[0].bar(layers, values, color=where, width=0.7)
+    axes[0].set_xticks(layers)
+    axes[0].set_xlabel("layer")
+    axes[0].set_ylabel(_PANELS.get(variable.name, variable.name))
+    axes[0].set_ylim(0, max(1.18 * float(values.max()), 1e-3))
+    axes[0].axvline(split + 0.5, color="0.3", linestyle=":", linewidth=1.2)
+    for text, side, gap in (("on the device", "right", -0.15), ("on the server", "left", 0.15)):
+        if split > 0 if side == "right" else split < len(values):
+            axes[0].annotate(
+                text,
+                (split + 0.5 + gap, 0.98),
+                xycoords=("data", "axes fraction"),
+                ha=side if split > 2 or side == "left" else "left",
+                va="top" if side == "left" or split > 2 else "bottom",
+                fontsize=8,
+                color="0.3",
+            )
+    axes[0].grid(axis="y", alpha=0.3)
+    for axis, name, unit in ((axes[1], "delay", "s"), (axes[2], "energy", "J")):
+        _stages(axis, table, np.arange(1), name, unit, result.problem.system, np.arange(1), flat=True)
+    figure.suptitle(title or _title(result))
     return figure
 
 
@@ -159,7 +322,7 @@ def accuracy(
     if against not in ("energy", "delay", "rounds"):
         raise InputError(f"plot.accuracy: against={against!r} must be 'energy', 'delay' or 'rounds'")
     if axis is None:
-        figure, axis = _subplots(figsize=(7.5, 4.8))
+        figure, axis = _subplots(figsize=(7.5, 4.8 + 0.14 * len(trainings) * (len(trainings) > 6)))
     else:
         figure = axis.figure
     column = {"energy": "cumulative_energy", "delay": "cumulative_delay", "rounds": "round"}[against]
@@ -205,7 +368,11 @@ def accuracy(
     axis.set_xlabel(unit[against])
     axis.set_ylabel("test accuracy [%]")
     axis.grid(alpha=0.3, which="both" if against != "rounds" else "major")
-    axis.legend(fontsize=8, loc="best")
+    if len(curves) > 6:
+        # inside it would hide curves
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    else:
+        axis.legend(fontsize=8, loc="best")
     axis.set_title(title or "", pad=16 if mark is not None else None)
     return figure
 
@@ -220,7 +387,7 @@ def convergence(results: Mapping[str, Any], *, title: str | None = None) -> Figu
         if result.lower_bound is not None:
             bound = result.lower_bound if bound is None else max(bound, result.lower_bound)
         history = [h for h in result.history if h.get("violation", 0.0) <= 1e-9]
-        if name != "exact" and len(history) > 1:
+        if name not in ("exact", "convex") and len(history) > 1:
             best = np.minimum.accumulate([h["value"] for h in history])
             style = _style(name, index)
             axis.step([h["evaluation"] for h in history], best, where="post", label=LABELS.get(name, name), **style)

@@ -108,6 +108,7 @@ class Comparison:
                     "value": np.nan if result.evaluation is None else float(result.evaluation.objective),
                     "gap": np.nan if result.gap is None else result.gap,
                     "over_budget": self.over_budget(name),
+                    "shared_exceeded": ", ".join(self.shared_exceeded(name)),
                     "energy_per_round": float(
                         np.mean([r.total("cumulative_energy") / max(len(r.rows), 1) for r in runs])
                     ),
@@ -129,13 +130,23 @@ class Comparison:
         evaluation = self.results[name].evaluation
         return 0 if evaluation is None else len({u for _, u, _ in evaluation.broken() if u is not None})
 
+    def shared_exceeded(self, name: str) -> list[str]:
+        """Return which limits of all devices together (such as the band) a method's decision exceeds."""
+        evaluation = self.results[name].evaluation
+        return [] if evaluation is None else sorted({limit for limit, u, _ in evaluation.broken() if u is None})
+
+    def broken(self, name: str) -> str:
+        """Return in words which budgets a method's decision exceeds; "" where it keeps all."""
+        over = self.over_budget(name)
+        parts = [f"{over} device{'s' if over > 1 else ''} over budget"] if over else []
+        return ", ".join(parts + [f"{limit.replace('_', ' ')} exceeded" for limit in self.shared_exceeded(name)])
+
     def labels(self, words: Mapping[str, str]) -> dict[str, str]:
         """Return a legend's words with a note on methods whose decision exceeds budgets."""
         out = {}
         for name in self.runs:
-            over = self.over_budget(name)
-            label = words.get(name, name)
-            out[name] = f"{label} ({over} device{'s' if over > 1 else ''} over budget)" if over else label
+            label, broken = words.get(name, name), self.broken(name)
+            out[name] = f"{label} ({broken})" if broken else label
         return out
 
     def summary(self) -> str:
@@ -153,7 +164,7 @@ class Comparison:
                 str(name),
                 f"{row['value']:.4g}",
                 "-" if not np.isfinite(row["gap"]) else f"{row['gap']:.0e}",
-                f"{row['over_budget']:.0f}",
+                f"{row['over_budget']:.0f}" + (f", {row['shared_exceeded']}" if row["shared_exceeded"] else ""),
                 format_si(row["energy_per_round"], "J"),
                 format_si(row["delay_per_round"], "s"),
                 percent("accuracy_equal_energy", row),
@@ -164,7 +175,7 @@ class Comparison:
         ]
         header = [
             "method",
-            "gap bound",
+            "value",
             "certified gap",
             "devices over budget",
             "energy/round",

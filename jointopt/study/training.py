@@ -1,20 +1,18 @@
-"""From a solver's answer, or a saved one, to a training run."""
+"""From a solver's answer to a training run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jointopt import federated
 from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.federated import Task, TrainingResult
-from jointopt.files import read_json
 from jointopt.result import Result
 from jointopt.system import System
 
-__all__ = ["load_decision", "train"]
+__all__ = ["train"]
 
 
 def train(
@@ -52,27 +50,3 @@ def train(
     if not isinstance(decision, Decision):
         decision = Decision(decision)
     return federated.train(decision, system, task, **options)
-
-
-def load_decision(path: str | Path) -> tuple[Decision, System, dict[str, Any]]:
-    """Read a saved result: its decision, its system, and everything else in the file.
-
-    Raises
-    ------
-    InputError
-        When the file is missing, damaged, truncated, holds no decision, or its arrays do not fit its scenario.
-    """
-    path = Path(path)
-    data = read_json(path)
-    if not isinstance(data, dict) or not str(data.get("schema", "")).startswith("jointopt.result/"):
-        raise InputError(f"{path}: is not a saved jointopt result (no schema 'jointopt.result/...')")
-    if data["schema"] != "jointopt.result/1":
-        raise InputError(f"{path}: schema {data['schema']!r} is not known to this version (jointopt.result/1)")
-    for key in ("decision", "scenario"):
-        if not isinstance(data.get(key), dict):
-            raise InputError(f"{path}: holds no {key}")
-    system = System.from_dict(data["scenario"], folder=path.parent)
-    decision = Decision(data["decision"])
-    if decision.devices != len(system):
-        raise InputError(f"{path}: the decision is for {decision.devices} devices, its scenario for {len(system)}")
-    return decision, system, data

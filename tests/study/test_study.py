@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.federated import Task
 from jointopt.files import write_json
-from jointopt.problems.ltfl import LTFL
+from jointopt.problems import FEEL, LTFL
 from jointopt.result import Result
 from jointopt.solvers import solve
 from jointopt.study import Comparison, compare, comparison, load_decision, train
@@ -434,3 +435,40 @@ def test_load_decision_of_something_else(tmp_path: Path, text: str) -> None:
         load_decision(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_decision(tmp_path / "missing.json")
+
+
+# ------------------------------------------------------------------ a design with a shared band
+
+
+def test_compare_a_selection(tmp_path: Path) -> None:
+    task = Task.make(data="digits", devices=4, seed=0)
+    problem = FEEL(System.from_task(task, seed=0, design="feel"))
+    tight = FEEL(problem.system.with_(total_bandwidth=0.5 * problem.system.radio.total_bandwidth))
+    compared = compare(tight, task, methods=["exact", "fedavg"], rounds=2)
+    table = compared.to_pandas()
+    assert compared.results["fedavg"].status == "infeasible"
+    # trained all the same, and marked
+    assert set(table.index) == {"exact", "fedavg"}
+    assert table.loc["exact", "shared_exceeded"] == ""
+    assert compared.broken("exact") == ""
+    evaluation = compared.results["fedavg"].evaluation
+    assert evaluation is not None
+    assert (float(evaluation.slack["total_bandwidth"]) < 0) == ("total_bandwidth" in compared.shared_exceeded("fedavg"))
+    over = compared.over_budget("fedavg") + len(compared.shared_exceeded("fedavg"))
+    assert over > 0
+    assert compared.broken("fedavg") in compared.labels({})["fedavg"]
+    assert compared.summary()
+
+
+def test_words_for_a_shared_limit(compared: Comparison) -> None:
+    task = Task.make(data="digits", devices=3, seed=0)
+    problem = FEEL(System.from_task(task, seed=0, design="feel"))
+    result = solve(problem)
+    assert result.decision is not None
+    wide = result.decision.with_(bandwidth=1.2 * result.decision["bandwidth"])
+    over = replace(result, decision=wide, evaluation=problem.evaluate(wide))
+    one = replace(compared, results={"exact": over}, runs={"exact": compared.runs["exact"]})
+    assert one.shared_exceeded("exact") == ["total_bandwidth"]
+    assert one.broken("exact") == "total bandwidth exceeded"
+    assert one.labels({})["exact"] == "exact (total bandwidth exceeded)"
+    assert "0, total_bandwidth" in one.summary()

@@ -1,0 +1,74 @@
+"""Saved results, read back: the problem they solved, the decision, and everything else in the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jointopt import problems
+from jointopt.decision import Decision
+from jointopt.errors import InputError
+from jointopt.files import read_json
+from jointopt.problem import Problem
+from jointopt.system import System
+
+__all__ = ["load_decision", "load_result"]
+
+_SCHEMA = "jointopt.result/1"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict) or not str(data.get("schema", "")).startswith("jointopt.result/"):
+        raise InputError(f"{path}: is not a saved jointopt result (no schema 'jointopt.result/...')")
+    if data["schema"] != _SCHEMA:
+        raise InputError(f"{path}: schema {data['schema']!r} is not known to this version ({_SCHEMA})")
+    for key in ("decision", "scenario"):
+        if not isinstance(data.get(key), dict):
+            raise InputError(f"{path}: holds no {key}")
+    return data
+
+
+def load_decision(path: str | Path) -> tuple[Decision, Any, dict[str, Any]]:
+    """Read a saved result: its decision, its system, and everything else in the file.
+
+    The system is of the kind that the saved problem is about; a file that names no problem is one of federated
+    learning.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, truncated, holds no decision, or its arrays do not fit its scenario.
+    """
+    path = Path(path)
+    data = _read(path)
+    kind = problems.get(str(data["problem"])) if "problem" in data else None
+    system = (System if kind is None else kind.system_type).from_dict(data["scenario"], folder=path.parent)
+    decision = Decision(data["decision"])
+    # values per layer are as many as there are layers, which the problem checks
+    per_layer = {v.name for v in kind(system).variables if v.axis == "layer"} if kind is not None else set()
+    sizes = [value.shape[-1] for name, value in decision.items() if name not in per_layer]
+    if max(sizes, default=1) != len(system):
+        raise InputError(f"{path}: the decision is for {max(sizes, default=1)} devices, its scenario for {len(system)}")
+    return decision, system, data
+
+
+def load_result(path: str | Path) -> tuple[Problem, Decision, dict[str, Any]]:
+    """Read a saved result: the problem it is an answer to, its decision, and everything else in the file.
+
+    ``problem.evaluate(decision)`` computes the saved value anew.
+
+    Raises
+    ------
+    InputError
+        As `load_decision`, and when the file's settings or decision are not those of its problem.
+    """
+    decision, system, data = load_decision(path)
+    if "problem" not in data:
+        raise InputError(f"{path}: names no problem")
+    settings = data.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: settings are no table")
+    problem: Problem = problems.get(str(data["problem"])).from_settings(system, settings)
+    problem.check(decision)
+    return problem, decision, data
