@@ -20,19 +20,21 @@ from typing import TYPE_CHECKING, Any
 from jointopt._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from jointopt import data, federated, models, plot, problems, pruning, solvers, study, systems
+    from jointopt import data, federated, inference, models, plot, problems, pruning, solvers, study, systems
     from jointopt.decision import Decision
     from jointopt.errors import DataError, InputError, JointoptError, MissingExtraError, SolverError
     from jointopt.federated import Task, TrainingResult, measure_constants, measure_generalization
+    from jointopt.inference import CarriedOut
     from jointopt.problem import Evaluation, Problem, Variable
     from jointopt.result import Certificate, Result
     from jointopt.solvers import methods, solve
-    from jointopt.study import compare, train
-    from jointopt.system import Bound, Devices, Generalization, Learner, Radio, System
+    from jointopt.study import carry_out, compare, train
+    from jointopt.system import Bound, Devices, Generalization, InferenceSystem, Learner, Radio, System
 
 _SUBMODULES = (
     "data",
     "federated",
+    "inference",
     "models",
     "plot",
     "problems",
@@ -44,12 +46,14 @@ _SUBMODULES = (
 # Names are loaded when first used, so that importing jointopt does not load torch.
 _NAMES = {
     "Bound": "jointopt.system",
+    "CarriedOut": "jointopt.inference",
     "Certificate": "jointopt.result",
     "DataError": "jointopt.errors",
     "Decision": "jointopt.decision",
     "Devices": "jointopt.system",
     "Evaluation": "jointopt.problem",
     "Generalization": "jointopt.system",
+    "InferenceSystem": "jointopt.system",
     "InputError": "jointopt.errors",
     "JointoptError": "jointopt.errors",
     "Learner": "jointopt.system",
@@ -62,6 +66,7 @@ _NAMES = {
     "Task": "jointopt.federated",
     "TrainingResult": "jointopt.federated",
     "Variable": "jointopt.problem",
+    "carry_out": "jointopt.study",
     "compare": "jointopt.study",
     "measure_constants": "jointopt.federated",
     "measure_generalization": "jointopt.federated",
@@ -72,12 +77,14 @@ _NAMES = {
 
 __all__ = [
     "Bound",
+    "CarriedOut",
     "Certificate",
     "DataError",
     "Decision",
     "Devices",
     "Evaluation",
     "Generalization",
+    "InferenceSystem",
     "InputError",
     "JointoptError",
     "Learner",
@@ -90,9 +97,11 @@ __all__ = [
     "Task",
     "TrainingResult",
     "Variable",
+    "carry_out",
     "compare",
     "data",
     "federated",
+    "inference",
     "measure_constants",
     "measure_generalization",
     "methods",

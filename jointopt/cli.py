@@ -433,7 +433,7 @@ def list_() -> None:
         networks.add_column(column)
     real = {
         "autoencoder": "trained on a data set: that of fashion-mnist has these sizes",
-        "minilm": "extra [minilm]; with its pooling it has a layer more: derive scenarios from it",
+        "minilm": "extra [minilm]: its published weights have these sizes",
     }
     for name, make in systems.NETWORKS.items():
         section = make()

@@ -369,18 +369,20 @@ def _autoencoder() -> Network:
 
 
 def _minilm() -> Network:
-    """MiniLM-L6, sizes of a text encoder at 128 tokens; the embedding look-up is its layer 0."""
-    layers, hidden, intermediate, tokens = 6, 384, 1536, 128
+    """MiniLM-L6 at 128 tokens, block by block: embeddings, six layers, pooling."""
+    layers, hidden, intermediate, heads, tokens = 6, 384, 1536, 12, 128
     weights = 4 * hidden**2 + 2 * hidden * intermediate
+    # scores and their sum over values, softmax, biases, sums, two normalisations, GELU
+    beside = (4.0 * hidden + 5.0 * heads) * tokens**2 + tokens * (21.0 * hidden + 5.0 * intermediate)
     activations = float(tokens * hidden * 32)
     return Network(
-        flops=[0.0, *[2.0 * tokens * weights] * layers],
-        # scores and their sum over values; looking up, adding and normalising embeddings
-        fixed_flops=[10.0 * tokens * hidden, *[4.0 * tokens**2 * hidden] * layers],
-        parameters=[0, *[weights] * layers],
+        flops=[0.0, *[2.0 * tokens * weights] * layers, 0.0],
+        # adding and normalising embeddings; the mean over tokens, scaled to length 1
+        fixed_flops=[9.0 * tokens * hidden, *[beside] * layers, (tokens + 4.0) * hidden],
+        parameters=[0, *[weights] * layers, 0],
         weight_rate=21.9,  # measured, theory 4g
         # token ids of 16 bits
-        cut_bits=[16.0 * tokens, *[activations] * layers, 0.0],
+        cut_bits=[16.0 * tokens, *[activations] * (layers + 1), 0.0],
     )
 
 

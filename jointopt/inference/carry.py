@@ -18,6 +18,7 @@ from jointopt.files import write_json
 from jointopt.inference.measure import judge, run_batches
 from jointopt.inference.split import SplitNetwork
 from jointopt.models import distortion
+from jointopt.models.inference import cut_factor
 from jointopt.report import text_table
 from jointopt.system.inference import InferenceSystem, Network
 
@@ -32,6 +33,10 @@ _RATIO_SLACK = 1e-9
 """By how much a ratio may lie above `pruning_ratio_max`: rounding of a solver."""
 
 _BATCH = 64
+
+_CHANNELS = (
+    "cut_law 'channels' plans with removed channels; masks set weights to 0 and leave what is sent at the cut as it is"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +54,8 @@ class CarriedOut:
     removed
         Weights that are 0 in the pruned network and were not before, as a share of the prunable ones.
     planned_bits, sent_bits, sent_bits_max
-        Bits at the cut: what the system plans for one input, the mean really sent, and the most.
+        Bits at the cut, all for one input: what the system plans, the mean really sent, and the most. Where an
+        inference of the system is a batch, its bits over the number of inputs, ``settings["inputs_per_inference"]``.
     exact
         Whether the server's output equals that of the unsplit pruned network, bit for bit.
     quality, dense_quality
@@ -64,6 +70,10 @@ class CarriedOut:
     planned_bound
         What the system makes of it: A^(l) of the system x its law of distortion x `lipschitz`. It is a bound on
         the output only where the system's amplification and law are.
+    settings
+        Of the system: its name, its law of distortion, that of the cut, and how many inputs an inference has.
+    notes
+        Where the plan counts on what is not carried out.
     """
 
     network: str
@@ -85,6 +95,7 @@ class CarriedOut:
     bound: np.ndarray
     planned_bound: np.ndarray
     settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.split)
@@ -128,6 +139,7 @@ class CarriedOut:
         ]
         if shown < len(self):
             lines.append(f"... and {len(self) - shown} more devices")
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +159,7 @@ class CarriedOut:
             "quality": {name: values.tolist() for name, values in self.quality.items()},
             "dense_quality": dict(self.dense_quality),
             "settings": dict(self.settings),
+            "notes": list(self.notes),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -180,6 +193,16 @@ def _check_system(system: InferenceSystem, network: SplitNetwork) -> None:
         raise InputError(
             f"network.parameters[layer {i}]: the system has {section.parameters[i]:g}, {network.name} has {counts[i]}"
         )
+
+
+def _inputs_per_inference(section: Network, network: SplitNetwork) -> int:
+    """Return how many inputs an inference of the system has: 1 unless work and bits are the same multiple."""
+    own = network.profile()
+    count = max(round(float(section.flops.sum() / own["flops"].sum())), 1)
+    same = all(
+        np.allclose(getattr(section, name), count * own[name], rtol=1e-9, atol=0.0) for name in ("flops", "cut_bits")
+    )
+    return count if same else 1
 
 
 def _check_decision(
@@ -227,7 +250,8 @@ def carry_out(
     """Prune and split a real network as decided, run it on inputs, and measure what is sent and what is lost.
 
     Every device runs the head of its pruned network on all inputs; what stands at the cut is packed into bytes,
-    which are counted; the server unpacks them and runs the tail.
+    which are counted; the server unpacks them and runs the tail. Pruned weights are 0, no channel is removed: under
+    ``cut_law="channels"`` more is sent than planned, which the result notes.
 
     Parameters
     ----------
@@ -286,6 +310,7 @@ def carry_out(
     }
     qualities = {name: np.zeros(size) for name in dense_quality}
     total = float(section.parameters.sum())
+    count = _inputs_per_inference(section, network)
     groups: dict[tuple[bytes, int], list[int]] = {}
     for u in range(size):
         groups.setdefault((np.ascontiguousarray(ratios[:, u]).tobytes(), int(splits[u])), []).append(u)
@@ -331,14 +356,23 @@ def carry_out(
             qualities[name][members] = value
         if progress is not None:
             progress(number + 1, len(order))
+    # the raw input never shrinks
+    left = cut_factor(1.0 - columns["pruning_ratio"], section.cut_law)
+    notes = (_CHANNELS,) if np.any((splits > 0) & (left < 1.0)) else ()
     return CarriedOut(
         network=network.name,
         task=network.task,
         inputs=len(inputs),
         split=splits,
-        planned_bits=section.cut_bits[splits],
+        planned_bits=section.cut_bits[splits] * np.where(splits > 0, left, 1.0) / count,
         quality=qualities,
         dense_quality=dense_quality,
-        settings={"system": system.name, "distortion": section.distortion},
+        settings={
+            "system": system.name,
+            "distortion": section.distortion,
+            "cut_law": section.cut_law,
+            "inputs_per_inference": count,
+        },
+        notes=notes,
         **columns,
     )

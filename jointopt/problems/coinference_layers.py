@@ -9,7 +9,9 @@ convex in loads and times; psi is convex. The splits are blocks of one program w
 Why the bound needs no solver. E_min lies above its tangent at any loads, so E_min <= E0 implies one linear
 inequality in the kept shares; meeting the deadline at the greatest speeds is another. The Lagrangian dual of the
 separable problem under these two has a closed form, and every pair of multipliers gives a bound. At the optimum
-the tangent's bound is the value itself.
+the tangent's bound is the value itself. The best pair is found on rays: under one weighted sum of the two inequalities
+the excess falls with the multiplier, and the shares that are best there are feasible for every sum that gives the
+inequality they violate less weight, which halves the range of weights.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy.typing as npt
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError
-from jointopt.models import inference
+from jointopt.models import distortion, inference
 from jointopt.models._array import namespace
 from jointopt.models.inference import Chains
 from jointopt.problem import Baseline, Capabilities, Conflict, Evaluation, Problem, Variable
@@ -37,6 +39,22 @@ __all__ = ["LayerwiseCoInference"]
 _LN2 = float(np.log(2.0))
 _ONE = np.zeros(1, dtype=np.int64)
 
+NEARLY_CONVEX = 0.05
+"""How far a measured curve may lie above its lower convex hull, as a share of its end."""
+
+
+def _lower_hull(ratios: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the corners of the greatest convex curve that lies nowhere above a measured one."""
+    corners: list[int] = []
+    for i in range(ratios.size):
+        while len(corners) > 1:
+            a, b = corners[-2:]
+            if (values[b] - values[a]) * (ratios[i] - ratios[b]) < (values[i] - values[b]) * (ratios[b] - ratios[a]):
+                break
+            corners.pop()
+        corners.append(i)
+    return ratios[corners], values[corners]
+
 
 class LayerwiseCoInference(Problem):
     """The co-inference design for one device, with one pruning ratio per layer.
@@ -44,8 +62,11 @@ class LayerwiseCoInference(Problem):
     Parameters
     ----------
     system : InferenceSystem
-        One device. The distortion must be convex in the ratio (Laplace, or a convex measured curve) and the cut
-        fixed: with channels removed, what is sent depends on the root of one layer's kept share.
+        One device. The distortion must be convex in the ratio and the cut fixed: with channels removed, what is
+        sent depends on the root of one layer's kept share. Laplace's is; of a measured curve that is only nearly
+        convex (whole weights: within `NEARLY_CONVEX` of its end) the program and the bound take the lower convex
+        hull, while decisions are evaluated on the curve itself. The gap then includes what separates the two,
+        which is nothing for layers whose ratio is a corner of the hull.
     """
 
     name = "coinference-layers"
@@ -67,10 +88,14 @@ class LayerwiseCoInference(Problem):
         if network.distortion == "rate":
             raise InputError("network.distortion: 'rate' is a certificate, not an objective; use 'laplace'")
         if network.distortion == "measured":
-            slopes = np.diff(network.curve_distortion) / np.diff(network.curve_ratio)
-            if np.any(np.diff(slopes) < -1e-12 * slopes[1:]):
-                i = int(np.argmax(np.diff(slopes) < -1e-12 * slopes[1:])) + 1
-                raise InputError(f"network.curve_distortion[point {i}]: the curve is not convex there")
+            ratios, values = np.asarray(network.curve_ratio), np.asarray(network.curve_distortion)
+            above = (values - distortion.curve_distortion(ratios, *_lower_hull(ratios, values))) / values[-1]
+            if above.max() > NEARLY_CONVEX:
+                i = int(np.argmax(above))
+                raise InputError(
+                    f"network.curve_distortion[point {i}]: the curve is not convex there; it lies {above[i]:.2g} of "
+                    f"its end above its lower convex hull, more than the {NEARLY_CONVEX:g} that counts as nearly convex"
+                )
         top = np.full(network.layers, network.pruning_ratio_max)
         self._ratio: tuple[FloatArray, FloatArray] = own if own is not None else (0.0 * top, top)
 
@@ -244,6 +269,13 @@ class _Splits:
         weights = problem._weights
         self.scale = float(weights.sum())
         self.weights = weights / self.scale if self.scale > 0.0 else weights
+        self.curve = self.slopes = np.zeros((2, 0))
+        if network.distortion == "measured":
+            corners = _lower_hull(np.asarray(network.curve_ratio), np.asarray(network.curve_distortion))
+            self.curve = np.stack(corners)
+            self.slopes = np.diff(corners[1]) / np.diff(corners[0])
+        # the greatest slope of every layer's distortion
+        self.steepest = -np.log(self.least) if network.distortion == "laplace" else self.slopes[-1]
         layers = np.arange(network.layers)
         device = network.flops / system.devices.flops_per_cycle[0]
         server = network.flops / system.server.server_flops_per_cycle
@@ -279,7 +311,11 @@ class _Splits:
         return inference.least_energy(chains, nothing + 1.0, nothing + self.deadline).energy
 
     def _tangent(self, row: int, kept: FloatArray) -> tuple[float, FloatArray]:
-        """E_min of one split and its slope in every kept share."""
+        """E_min of one split and its slope in every kept share.
+
+        Where the shares miss the deadline, if only by rounding, E_min by the earliest time they can meet: less than
+        E_min by the deadline wherever that is finite, so that its tangent is below both.
+        """
         work, rest = self._loads(kept[None], [row])
         zero = np.zeros(1)
         # two copies: in one the device's work moves, in the other the server's
@@ -291,6 +327,10 @@ class _Splits:
             server_fixed=np.concatenate([rest, zero]),
         )
         found = inference.least_energy(chains, np.ones(2), np.full(2, self.deadline))
+        if not np.all(np.isfinite(found.energy)):
+            # times of what is late are the shortest
+            shortest = float((found.device_time + found.server_time + found.send_time).max())
+            found = inference.least_energy(chains, np.ones(2), np.full(2, shortest * (1.0 + 1e-11)))
         per_device = found.slope[0] / work[0] if work[0] > 0.0 else 0.0
         per_server = found.slope[1] / rest[0] if rest[0] > 0.0 else 0.0
         return float(found.energy[0]), per_device * self.device[row] + per_server * self.server[row]
@@ -316,8 +356,11 @@ class _Splits:
     # -- the separable objective
 
     def _value(self, kept: FloatArray) -> FloatArray:
-        """Distortion, normalised; sum over layers."""
-        value: FloatArray = (self.weights * unit_distortion(1.0 - kept, self.network)).sum(axis=-1)
+        """Distortion, normalised, a measured curve by its hull; sum over layers."""
+        laplace = self.network.distortion == "laplace"
+        ratio = 1.0 - kept
+        unit = unit_distortion(ratio, self.network) if laplace else distortion.curve_distortion(ratio, *self.curve)
+        value: FloatArray = (self.weights * unit).sum(axis=-1)
         return value
 
     def _cheapest(self, price: FloatArray) -> FloatArray:
@@ -327,10 +370,8 @@ class _Splits:
         if self.network.distortion == "laplace":
             # d/dk [k ln k - k + 1] = ln k
             return np.clip(np.exp(-each), self.least, self.most)
-        ratios = np.asarray(self.network.curve_ratio)
-        slopes = np.diff(self.network.curve_distortion) / np.diff(ratios)
         # prune along the pieces that cost less than they save
-        return np.clip(1.0 - ratios[np.searchsorted(slopes, each)], self.least, self.most)
+        return np.clip(1.0 - self.curve[0][np.searchsorted(self.slopes, each)], self.least, self.most)
 
     def _dual(self, row: int, kept: FloatArray) -> tuple[float, FloatArray]:
         """Largest Lagrangian bound from the tangent at kept shares and the deadline, and the shares that reach it."""
@@ -347,34 +388,52 @@ class _Splits:
                 (self.deadline - sending - fixed) / self.deadline,
             ]
         )
-        prices = np.zeros(2)
-
-        def excess(prices: FloatArray) -> FloatArray:
-            return cuts @ self._cheapest(prices @ cuts) - limits
-
-        best = -np.inf
-        for _ in range(12):
-            for j in (0, 1):
-                # the dual is concave: its slope in one multiplier is the excess, which falls
-                prices[j] = 0.0
-                if excess(prices)[j] <= 0.0:
-                    continue
-                low, high = 0.0, 1.0
-                for _ in range(200):
-                    prices[j] = high
-                    if excess(prices)[j] <= 0.0:
-                        break
-                    low, high = high, 4.0 * high
-                for _ in range(70):
-                    prices[j] = middle = 0.5 * (low + high)
-                    low, high = (middle, high) if excess(prices)[j] > 0.0 else (low, middle)
-                prices[j] = high
-            found = self._cheapest(prices @ cuts)
-            bound = float(self._value(found) + prices @ (cuts @ found - limits))
-            if bound <= best + 1e-14 * abs(best):
+        best, found = -np.inf, self.most
+        # the weight of the deadline in the sum of both; the bound is quasi-concave in it
+        low, high = 0.0, 1.0
+        for step in range(80):
+            share = float(step) if step < 2 else 0.5 * (low + high)
+            weights = np.array([1.0 - share, share])
+            price, bound, here = self._under_one(weights @ cuts, float(weights @ limits))
+            over = cuts @ here - limits
+            if bound > best:
+                best, found = bound, here
+            # `here` is best for this sum, hence for every sum that gives the violated cut less weight
+            worst = float(over.max())
+            if worst <= 0.0 or 0.0 < price * worst <= 1e-13 * abs(bound):
                 break
-            best = bound
-        return max(best, float(self._value(self.most))), self._cheapest(prices @ cuts)
+            if step >= 2:
+                low, high = (share, high) if over[1] > over[0] else (low, share)
+        return max(best, float(self._value(self.most))), found
+
+    def _under_one(self, cut: FloatArray, limit: float) -> tuple[float, float, FloatArray]:
+        """Return (multiplier, bound, kept shares) of least distortion under one linear inequality."""
+        full = self._cheapest(0.0 * cut)
+        if float(cut @ full) <= limit:
+            return 0.0, float(self._value(full)), full
+        # beyond this price every layer that the cut prices is at its least
+        with np.errstate(divide="ignore", invalid="ignore"):
+            last = float(np.max(np.where(cut > 0.0, self.weights * self.steepest / cut, 0.0)))
+        low, high = 0.0, max(2.0 * last, 1e-300)
+        below, above = full, self._cheapest(high * cut)
+        steps = np.linspace(0.0, 1.0, 33)[1:-1]
+        if float(cut @ above) <= limit:
+            for _ in range(16):
+                prices = low + (high - low) * steps
+                tried = self._cheapest(prices[:, None] * cut)
+                # the excess falls with the price
+                kept = int(np.count_nonzero(tried @ cut > limit))
+                if kept > 0:
+                    low, below = float(prices[kept - 1]), tried[kept - 1]
+                if kept < prices.size:
+                    high, above = float(prices[kept]), tried[kept]
+                if high - low <= 1e-16 * high:
+                    break
+        bound = float(self._value(above)) + high * (float(cut @ above) - limit)
+        # where a price leaves several shares equally good, those that use the limit up
+        drop = float(cut @ (below - above))
+        share = np.clip((limit - float(cut @ above)) / drop, 0.0, 1.0) if drop > 0.0 else 0.0
+        return high, bound, above + share * (below - above)
 
     # -- what the convex solver asks
 
@@ -399,9 +458,8 @@ class _Splits:
     def _objective(self, cp: Any, kept: Any) -> Any:
         if self.network.distortion == "laplace":
             return self.weights @ (-cp.entr(kept) + 1.0 - kept)
-        ratios, values = np.asarray(self.network.curve_ratio), np.asarray(self.network.curve_distortion)
-        slopes = np.diff(values) / np.diff(ratios)
-        pieces = [s * (1.0 - kept - r) + v for s, r, v in zip(slopes, ratios[:-1], values[:-1], strict=True)]
+        ratios, values = self.curve[:, :-1]
+        pieces = [s * (1.0 - kept - r) + v for s, r, v in zip(self.slopes, ratios, values, strict=True)]
         return self.weights @ (cp.maximum(*pieces) if len(pieces) > 1 else pieces[0])
 
     def _budgets(self, cp: Any, row: int, kept: Any) -> list[Any]:
@@ -463,25 +521,37 @@ class _Splits:
         if not np.any(self.possible):
             self.kept = kept
             return self._infeasible()
+        # all splits that might be better than the best, the most promising first
+        for row in np.argsort(value, kind="stable")[: int(np.count_nonzero(self.possible))]:
+            if not dense[row] and self._dual(int(row), kept[row])[0] < value.min():
+                kept[row] = self._sharpen(int(row), kept[row])
+                value[row] = float(self._value(kept[row]))
+        if self.network.distortion == "measured":
+            # what is left to choose between, by the curve itself
+            value = np.where(
+                self.possible, (self.weights * unit_distortion(1.0 - kept, self.network)).sum(axis=-1), np.inf
+            )
         # ties: least energy, then least split
         ties = value <= value.min() + 1e-12
         energy = np.where(ties, self._energy(kept), np.inf)
         best = int(np.flatnonzero(energy <= energy.min() * (1.0 + 1e-12))[0])
-        if not dense[best]:
-            kept[best] = self._sharpen(best, kept[best])
         self.kept = kept
         return self._complete(best, kept[best])
 
     def _sharpen(self, row: int, kept: FloatArray) -> FloatArray:
         """Solve under the tangent, step into the budgets, repeat while that improves."""
         value = float(self._value(kept))
-        for _ in range(20):
+        every = np.broadcast_to(self.least, self.device.shape).copy()
+        for _ in range(30):
             _, target = self._dual(row, kept)
-            every = np.broadcast_to(self.least, self.device.shape).copy()
-            every[row] = target
-            moved = self._inside(every)[row]
-            better = float(self._value(moved))
-            if not better < value * (1.0 - 1e-14):
+            # the whole way as a rule; less where the tangent was taken far from the optimum
+            for share in 0.25 ** np.arange(6):
+                every[row] = kept + share * (target - kept)
+                moved = self._inside(every)[row]
+                better = float(self._value(moved))
+                if better < value * (1.0 - 1e-14):
+                    break
+            else:
                 break
             kept, value = moved, better
         return kept
@@ -510,10 +580,7 @@ class _Splits:
         kept[at] = 1.0 - np.broadcast_to(decision["pruning_ratio"], (self.network.layers,))
         bounds = [np.inf]
         for row in np.flatnonzero(self.possible):
-            here = kept[row]
-            if not np.isfinite(self._tangent(int(row), here)[0]):
-                here = self.least
-            bounds.append(self._dual(int(row), here)[0])
+            bounds.append(self._dual(int(row), kept[row])[0])
         return self.scale * min(bounds)
 
     # -- infeasible budgets and the baseline

@@ -55,8 +55,8 @@ CONTRACTION_LIMIT = 1.0 - 1e-6
 _LARGEST = 1e60
 STEP = 0.2
 """Change of the kept fraction over which step 3 models a curved pruning error."""
-PREFIXES, SWAPS, ROUNDS = 40, 10, 6
-"""Prefixes and swaps that one selection step of the published algorithm tries, and rounds of steps 2 and 3 for each."""
+PREFIXES, SWAPS, FINALISTS, ROUNDS = 40, 8, 4, 6
+"""Prefixes and swaps that a selection step of the published algorithm tries; rounds of steps 2 and 3 for the best."""
 
 
 class FEEL(Problem):
@@ -808,13 +808,17 @@ class Alternation:
     def _best(
         self, candidates: list[Any], least: FloatArray, best: Decision, value: float, chosen: Any
     ) -> tuple[Decision, float, Any]:
-        """Run steps 2 and 3 on selections that can be feasible; return the best of all."""
+        """Run steps 2 and 3 on selections that can be feasible, once on all, to rest on the best; return the best."""
+        tried = []
         for some in candidates:
             if not some.any() or np.array_equal(some, chosen) or float(least[some].sum()) > self.client.band:
                 continue
-            trial = self._proportional(some, least)
-            after = self._value(trial)
+            trial = self.share(self._proportional(some, least))
+            tried.append((self._value(trial), len(tried), trial, some))
+        for after, _, trial, some in sorted(tried, key=lambda entry: entry[:2])[:FINALISTS]:
             for _ in range(ROUNDS):
+                if after < value:
+                    best, value, chosen = trial, after, some
                 trial, earlier = self.share(self.split(trial)), after
                 after = self._value(trial)
                 if not after < earlier * (1.0 - 1e-4):

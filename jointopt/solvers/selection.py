@@ -202,10 +202,11 @@ class _Search:
         try:
             self._branch(state)
         except (StopSearch, KeyboardInterrupt) as stopped:
-            if self.best is None:
-                raise
             # what was proved before the batch at hand still holds
             self.settled, self.stopped = self.proved, stopped
+        if self.best is None and not self.exhausted:
+            self.stop = lambda: None
+            self._greedy(state)
         return self._answer()
 
     def _least_use(self, state: npt.NDArray[np.int8]) -> FloatArray:
@@ -248,7 +249,6 @@ class _Search:
         cuts[-1] = high * (1.0 + 1e-12)
         ranges = list(pairwise(cuts)) if high > low else [(low, high)]
         states = np.repeat(state[None], len(ranges), axis=0)
-        self._greedy(state)
         window = np.arange(self.table.price.size)
         nodes = self._bound(states, np.array(ranges), np.repeat(window[None], len(ranges), axis=0))
         heap = [n for n in nodes if np.isfinite(n.bound)]
@@ -277,7 +277,7 @@ class _Search:
         self.exhausted = not heap
 
     def _greedy(self, state: npt.NDArray[np.int8]) -> None:
-        """Have a feasible selection before the search: the units that must be taken, then by least use per mass."""
+        """Try one feasible selection after a search that found none: who must be taken, then by least use per mass."""
         chosen = state == IN
         room = self.limit - float(self.least[chosen].sum())
         for unit in np.argsort(self.least / self.mass, kind="stable"):

@@ -72,6 +72,33 @@ def test_minilm(minilm: SentenceEncoder, tokens: Tensor, make_inference: Make, t
     assert "minilm-l6, 30 inputs" in result.summary()
 
 
+def test_bits_are_for_one_input_also_where_an_inference_is_a_batch(
+    small: SplitNetwork, batch: Tensor, make_inference: Make
+) -> None:
+    own = small.profile()
+    system = make_inference(small, devices=3, flops=40 * own["flops"], cut_bits=40 * own["cut_bits"])
+    result = carry_out({"pruning_ratio": 0.3, "split": [0, 1, 3]}, system, small, batch)
+    assert result.settings["inputs_per_inference"] == 40
+    assert result.sent_bits.tolist() == result.planned_bits.tolist() == [6 * 32, 8 * 32, 0]
+    # where work and bits do not tell of the same batch, the system is taken at its word
+    odd = make_inference(small, flops=40 * own["flops"])
+    assert carry_out({"pruning_ratio": 0.3, "split": 1}, odd, small, batch).settings["inputs_per_inference"] == 1
+
+
+def test_masks_do_not_shrink_the_cut(small: SplitNetwork, batch: Tensor, make_inference: Make) -> None:
+    decision = {"pruning_ratio": [0.75, 0.75], "split": [0, 1]}
+    result = carry_out(decision, make_inference(small, devices=2, cut_law="channels"), small, batch)
+    # the plan halves what is sent at the cut, not the raw input
+    assert result.planned_bits == pytest.approx([6 * 32, 4 * 32])
+    assert result.sent_bits.tolist() == [6 * 32, 8 * 32]
+    (note,) = result.notes
+    assert "masks set weights to 0 and leave what is sent" in note
+    assert f"note: {note}" in result.summary() and result.to_dict()["notes"] == [note]
+    for changes, plan in (({"cut_law": "fixed"}, decision), ({"cut_law": "channels"}, {**decision, "split": [0, 0]})):
+        told = carry_out(plan, make_inference(small, devices=2, **changes), small, batch)
+        assert told.notes == () and "note:" not in told.summary()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 from jointopt import systems
 from jointopt.decision import Decision
 from jointopt.errors import InputError
+from jointopt.inference import dense_network, distortion_curve
 from jointopt.models import inference
-from jointopt.problems import get
+from jointopt.problems import coinference_layers, get
 from jointopt.problems.coinference import CoInference
 from jointopt.problems.coinference_layers import LayerwiseCoInference
 from jointopt.solvers import convex, methods, solve
@@ -184,8 +185,8 @@ def test_never_worse_than_one_ratio_and_equal_where_layers_are_alike():
     text = LayerwiseCoInference(systems.coinference(1, 0, data="minilm"))
     best = solve(text)
     assert best.value == pytest.approx(solve(text, method="uniform").value, rel=1e-9)
-    np.testing.assert_allclose(best.decision["pruning_ratio"][1:], best.decision["pruning_ratio"][1], rtol=1e-6)
-    assert best.decision["pruning_ratio"][0] == 0.0  # the embedding has nothing to prune
+    np.testing.assert_allclose(best.decision["pruning_ratio"][1:7], best.decision["pruning_ratio"][1], rtol=1e-6)
+    assert np.all(best.decision["pruning_ratio"][[0, 7]] == 0.0)  # embeddings and pooling have nothing to prune
 
 
 def test_generous_budgets_keep_everything():
@@ -217,6 +218,103 @@ def test_measured_convex_curve():
     assert b.gap <= 1e-6
     # the chords lie above the curve, by at most 1/(8 * 40^2) times its second derivative
     assert a.value <= b.value <= 1.1 * a.value
+
+
+def test_curve_of_whole_weights_by_its_hull():
+    # a staircase of few weights, and two points that stand out
+    ratio = np.linspace(0, 1, 41)
+    smooth = ratio + (1 - ratio) * np.log1p(-np.minimum(ratio, 1 - 1e-16))
+    curve = np.maximum.accumulate(np.floor(smooth * 60) / 60) + 1e-6 * ratio
+    curve[7] += 0.004
+    corners = coinference_layers._lower_hull(ratio, curve)
+    hull = np.interp(ratio, *corners)
+    assert np.all(hull <= curve + 1e-15) and np.all(np.diff(np.diff(corners[1]) / np.diff(corners[0])) > 0)
+    assert 0.01 < np.max(curve - hull) < coinference_layers.NEARLY_CONVEX
+    rng = np.random.default_rng(3)
+    for tightness in (0.8, 1.2, 1.6):
+        s = systems.coinference(1, 0, tightness=tightness)
+        problem = LayerwiseCoInference(s.with_(distortion="measured", curve_ratio=ratio, curve_distortion=curve))
+        convexified = s.with_(distortion="measured", curve_ratio=corners[0], curve_distortion=corners[1])
+        result, below = solve(problem), solve(LayerwiseCoInference(convexified))
+        # the value is that of the curve, the bound that of its hull
+        n = s.network
+        each = n.parameters / n.weight_rate * np.interp(result.decision["pruning_ratio"], ratio, curve)
+        assert result.value == pytest.approx(each.sum(), rel=1e-12)
+        assert result.lower_bound == pytest.approx(below.value, rel=1e-6)
+        # nearly all layers are at corners, where both are equal
+        assert result.gap < 0.05
+        assert (result.status == "optimal") == (result.gap <= 1e-6)
+        for _ in range(5):
+            moved = np.clip(result.decision["pruning_ratio"] + rng.uniform(0, 0.1, 16), 0, 0.95)
+            there = problem.evaluate(Decision({**result.decision, "pruning_ratio": moved}))
+            assert float(there.objective) >= result.lower_bound
+
+
+def test_curve_of_a_tiny_network_is_accepted():
+    rng = np.random.default_rng(0)
+    network = dense_network([rng.laplace(size=shape) for shape in ((8, 6), (5, 8), (6, 5))])
+    s = systems.coinference(1, 0)
+    section = network.section(distortion="measured", **distortion_curve(network))
+    big = section.replace(flops=1e6 * section.flops, cut_bits=1e5 * section.cut_bits)
+    problem = LayerwiseCoInference(InferenceSystem(devices=s.devices, server=s.server, link=s.link, network=big))
+    result = solve(problem)
+    assert result.feasible
+    assert result.gap < 0.05
+
+
+def test_doubled_energy_is_proved_too():
+    # deadline and tangent of the energy are nearly parallel here
+    s = systems.coinference(1, 0)
+    result = solve(LayerwiseCoInference(s.with_(energy_budget=2 * s.devices.energy_budget)))
+    assert result.status == "optimal"
+    assert result.gap <= 1e-9
+    assert result.value == pytest.approx(91.38591, rel=1e-6)
+
+
+def drawn(rng, number):
+    s = systems.coinference(
+        1,
+        int(rng.integers(1000)),
+        data=("autoencoder", "minilm")[number % 2],
+        tightness=float(rng.uniform(0.7, 1.3)),
+    )
+    delay, energy = np.exp(rng.uniform(np.log(0.3), np.log(5), 2))
+    s = s.with_(delay_budget=delay * s.devices.delay_budget, energy_budget=energy * s.devices.energy_budget)
+    narrower = {}
+    if rng.random() < 0.25:
+        narrower["split"] = int(rng.integers(s.network.layers + 1))
+    if rng.random() < 0.2:
+        layers = s.network.layers
+        narrower["pruning_ratio"] = (rng.uniform(0, 0.3, layers), rng.uniform(0.4, 0.95, layers))
+    if rng.random() < 0.15:
+        narrower["power"] = (0.02, 0.15)
+    if rng.random() < 0.15:
+        narrower["frequency"] = (0.1 * s.devices.frequency, 0.8 * s.devices.frequency)
+    return LayerwiseCoInference(s).restrict(**narrower)
+
+
+def test_proved_all_over_the_scenarios():
+    rng = np.random.default_rng(0)
+    interior = 0
+    for i in range(220):
+        problem = drawn(rng, i)
+        result = solve(problem)
+        if not result.feasible:
+            continue
+        assert result.status == "optimal", i
+        assert result.gap <= 1e-6, i
+        # the bound itself, before the least of it and the value is taken
+        assert problem.capabilities().convex.lower_bound(result.decision) <= result.value * (1 + 1e-9) + 1e-9, i
+        interior += result.value > 0
+    assert interior >= 80
+
+
+def test_proved_without_the_solver(monkeypatch):
+    monkeypatch.setattr(convex, "SOLVER", "NONESUCH")
+    rng = np.random.default_rng(3)
+    for i in range(30):
+        result = solve(drawn(rng, i))
+        assert not result.feasible or result.gap <= 1e-6, i
 
 
 def test_restrictions_settings_and_reports():

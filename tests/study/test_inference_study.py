@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from jointopt import systems
-from jointopt.errors import InputError
-from jointopt.inference import SplitNetwork, autoencoder
+from jointopt.errors import InputError, MissingExtraError
+from jointopt.inference import SplitNetwork, autoencoder, load_minilm, sentences
 from jointopt.problems import CoInference, LayerwiseCoInference
 from jointopt.problems.feel import FEEL
 from jointopt.problems.ltfl import LTFL
@@ -107,8 +107,25 @@ def test_sampled_autoencoder_has_the_sizes_of_the_real_one() -> None:
     assert inputs_per_inference(sampled, autoencoder(784, 5, input_levels=255)) == 1000
     with pytest.raises(InputError, match=r"network.parameters\[layer 0\]: the scenario has 50176, fcdnn-16 has 4096"):
         inputs_per_inference(sampled, autoencoder(64, 0, input_levels=16))
-    with pytest.raises(InputError, match=r"7 layers, fcdnn-16 has 16 blocks; derive the scenario"):
+    with pytest.raises(InputError, match=r"8 layers, fcdnn-16 has 16 blocks; derive the scenario"):
         inputs_per_inference(systems.coinference(data="minilm").network, autoencoder(64, 0))
+
+
+def test_sampled_minilm_has_the_sizes_of_the_real_one() -> None:
+    try:
+        real = load_minilm()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    system = systems.coinference(data="minilm")
+    assert inputs_per_inference(system.network, real) == 1
+    own = real.profile()
+    for name in ("flops", "fixed_flops", "parameters", "cut_bits"):
+        np.testing.assert_array_equal(getattr(system.network, name), own[name], err_msg=name)
+    # one rate for all layers: the measured one of all weights
+    counts = own["parameters"]
+    assert system.network.weight_rate[1] == pytest.approx(counts.sum() / (counts / own["weight_rate"]).sum(), rel=0.01)
+    carried = carry_out(solve(CoInference(system)), real, real.tokenize(sentences(8)[0]))
+    assert carried.exact.all()
 
 
 def test_weights_may_differ_sizes_may_not(network: SplitNetwork) -> None:
