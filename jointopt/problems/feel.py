@@ -808,8 +808,8 @@ class Alternation:
     def _best(
         self, candidates: list[Any], least: FloatArray, best: Decision, value: float, chosen: Any
     ) -> tuple[Decision, float, Any]:
-        """Run steps 2 and 3 on selections that can be feasible, once on all, to rest on the best; return the best."""
-        tried = []
+        """Run step 3 once on every selection that can be feasible, steps 2 and 3 to rest on the best of them."""
+        tried: list[tuple[float, int, Decision, Any]] = []
         for some in candidates:
             if not some.any() or np.array_equal(some, chosen) or float(least[some].sum()) > self.client.band:
                 continue
