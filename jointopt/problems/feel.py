@@ -69,6 +69,8 @@ class FEEL(Problem):
         section `generalization`.
     objective : {"gap", "bound"}
         Gamma (default), or the full bound (2 Delta_0/(eta T) + Gamma)/(1 - A) of theorem 3.
+    ranges : mapping, optional
+        Bounds of `selected` and `pruning_ratio` by device, as `restrict` makes and checks them.
     """
 
     name = "feel"
@@ -162,10 +164,14 @@ class FEEL(Problem):
                 raise InputError(f"restrict: {name}={value!r} is not a finite range")
             new[name] = (low, high)
         most = self.system.learner.pruning_ratio_max
-        if np.any(new["pruning_ratio"][1] > most) or np.any(new["pruning_ratio"][0] < 0.0):
-            raise InputError(f"restrict: pruning_ratio must lie within 0 and {most:g}")
-        if not np.all(np.isin(np.concatenate(new["selected"]), (0.0, 1.0))):
-            raise InputError("restrict: selected must be 0 or 1")
+        for value in new["pruning_ratio"]:
+            if np.any(bad := (value > most) | (value < 0.0)):
+                k = int(np.argmax(bad))
+                raise InputError(f"restrict: pruning_ratio[device {k}]: {value[k]:g} must lie within 0 and {most:g}")
+        for value in new["selected"]:
+            if np.any(bad := ~np.isin(value, (0.0, 1.0))):
+                k = int(np.argmax(bad))
+                raise InputError(f"restrict: selected[device {k}]: {value[k]:g} must be 0 or 1")
         if not np.any(new["selected"][1]):
             raise InputError("restrict: selected=0 for every device leaves nobody to train")
         return type(self)(self.system, objective=self.objective, ranges=new)
@@ -184,7 +190,7 @@ class FEEL(Problem):
                 "computing energy (samples, cycles_per_sample, frequency, capacitance)": cost.compute_energy(
                     work, devices.frequency, devices.capacitance
                 ),
-                "generalization gap (gradient_proxy, mutual_information, samples, parameters)": self._gap(
+                "generalization gap (gradient_proxy, mutual_information, samples, parameters)": self.gradient_gap(
                     np.zeros(len(system))
                 ),
             }
@@ -204,7 +210,7 @@ class FEEL(Problem):
 
     # ------------------------------------------------------------------ evaluation
 
-    def _gap(self, ratio: Any) -> Any:
+    def gradient_gap(self, ratio: Any) -> Any:
         """Phi_k at pruning ratios ``[..., devices]`` (proposition 3)."""
         general, learner = self.system.generalization, self.system.learner
         assert general is not None
@@ -273,7 +279,7 @@ class FEEL(Problem):
         stages = {name: xp.where(taken, value, nothing) for name, value in stages.items()}
         delay = stages["compute_delay"] + stages["upload_delay"]
         energy = stages["compute_energy"] + stages["upload_energy"]
-        gradient_gap = self._gap(ratio)
+        gradient_gap = self.gradient_gap(ratio)
         gap = convergence.generalization_gap(
             selected=a,
             samples=array(devices.samples),
@@ -469,14 +475,16 @@ class FEEL(Problem):
 class SelectionObjective:
     """Gamma (or the full bound) as a function of cost and mass, for `jointopt.problem.Outer`.
 
-    Gamma = cost/mass + 8 zeta1 (1 - mass)^2, the mass being n_S/n. On a stretch of masses where the cost is
-    offset + slope x mass, Gamma - theta (1 - A) = offset/mass + slope - theta + 8 (zeta1 + theta zeta2)(1 - mass)^2.
-    With a positive offset it falls; with a negative one its only interior minimum is the larger root of
-    mass^2 (1 - mass) = -offset/(16 (zeta1 + theta zeta2)). For the bound, theta is Dinkelbach's ratio.
+    Gamma = cost/mass + 8 zeta1 (1 - mass)^2, the mass being n_S/n; the bound adds 2 Delta_0/(eta T). On a stretch of
+    masses where the cost is offset + slope x mass, Gamma - theta (1 - A) = offset/mass + slope - theta
+    + 8 (zeta1 + theta zeta2)(1 - mass)^2. With a positive offset it falls; with a negative one the only minimum inside
+    is the larger root of mass^2 (1 - mass) = -offset/(16 (zeta1 + theta zeta2)). For the bound, theta is Dinkelbach's
+    ratio.
     """
 
     def __init__(self, problem: FEEL) -> None:
         bound = problem.system.bound
+        # costs at prices of at least 0 are at least 0 here, so theta is never below 0 where the offset is above it
         self.zeta1, self.zeta2 = 8.0 * bound.gradient_offset, 8.0 * bound.gradient_slope
         self.ratio = problem.objective == "bound"
         self.constant = 2.0 * bound.initial_gap / (bound.learning_rate * bound.rounds) if self.ratio else 0.0
@@ -511,7 +519,7 @@ class SelectionObjective:
         # below the least mass nothing is allowed and nothing is asked
         theta = np.where(np.isfinite(theta), theta, 0.0)
         for _ in range(30):
-            # N - theta D at its least; N/D >= theta + (N - theta D)/D with D <= 1
+            # N - theta D at its least; N/D >= theta + (N - theta D)/D, least where D is, for the last theta below
             _, at = self._least(offset, slope, low, high, self.zeta1 + theta * self.zeta2)
             better = self.value(offset + slope * at, at)
             moved = better < theta * (1.0 - 1e-15)
@@ -644,7 +652,7 @@ class Alternation:
             parts = cells.least_violating(units)
             return Decision({name: _placed(cells.units, units, values) for name, values in parts.items()})
         share = least[units] * (self.client.band / float(least[units].sum()))
-        top = np.maximum(cells._free()[units], cells.least[units])
+        top = np.maximum(cells.free()[units], cells.least[units])
         kept = self.client.largest_kept(units, cells.least[units], top, share)
         return self._least_band(empty, units, kept)
 
@@ -702,7 +710,7 @@ class Alternation:
             return decision
         band = np.maximum(band[units], 1e-9)
         band *= client.band / band.sum()
-        new = np.clip(new[units], cells.least[units], np.maximum(cells._free(), cells.least)[units])
+        new = np.clip(new[units], cells.least[units], np.maximum(cells.free(), cells.least)[units])
         before = self._value(decision)
         for shrink in (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4):
             # a conic solver's answer is right to its tolerance, a budget holds exactly
@@ -720,12 +728,12 @@ class Alternation:
         a = decision["selected"] > 0.5
         kept = np.clip(1.0 - decision["pruning_ratio"], cells.least, cells.most)
         every = np.arange(cells.units)
-        top = np.maximum(cells._free(), cells.least)
-        weight = np.where(a, -cells._slope(every, kept), 0.0)
+        top = np.maximum(cells.free(), cells.least)
+        weight = np.where(a, -cells.slope_of_cost(every, kept), 0.0)
         # the linear pruning error is its tangent; the Laplace curve bends, judged by its slope a step further down
         away = np.maximum(kept - STEP, cells.least)
         with np.errstate(divide="ignore", invalid="ignore"):
-            bend = (-cells._slope(every, away) - weight) / (kept - away)
+            bend = (-cells.slope_of_cost(every, away) - weight) / (kept - away)
         bend = np.where(a & (kept > away), np.maximum(np.nan_to_num(bend), 0.0), 0.0)
         scale = max(float(np.abs(weight).max()), float(bend.max()), 1e-300)
         curve = np.sqrt(0.5 * bend / scale)
@@ -773,7 +781,7 @@ class Alternation:
         equal = client.band / (taken.sum() + 1)
         others = np.flatnonzero(~taken & (least <= equal))
         if others.size:
-            top = np.maximum(cells._free()[others], cells.least[others])
+            top = np.maximum(cells.free()[others], cells.least[others])
             kept[others] = client.largest_kept(others, cells.least[others], top, np.full(others.size, equal))
         cost, mass = cells.cost(every, kept), cells.weight
         best, chosen = decision, taken

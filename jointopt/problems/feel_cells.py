@@ -70,12 +70,23 @@ class Client:
         self.frequency_max, self.capacitance = devices.frequency, devices.capacitance
         self.power_max = devices.power_max
         full, empty = (float(compression.compute_factor(np.asarray(r), learner.compute_law)) for r in (0.0, 1.0))
-        dense = system.batch * devices.cycles_per_sample
-        self.cycles_once, self.cycles_each = empty * dense, (full - empty) * dense
+        work = system.batch * devices.cycles_per_sample
+        self.cycles_once, self.cycles_each = empty * work, (full - empty) * work
         index, once = compression.index_bits(learner.parameters, learner.mask_encoding)
-        width = float(learner.bits_max)
-        self.bits_once = learner.unpruned_parameters * width + learner.header_bits + once
-        self.bits_each = learner.parameters * (width + index)
+        dense, none = (
+            float(
+                compression.payload_bits(
+                    kept,
+                    float(learner.bits_max),
+                    unpruned=float(learner.unpruned_parameters),
+                    header=learner.header_bits,
+                    index_per_weight=index,
+                    index_once=once,
+                )
+            )
+            for kept in (float(learner.parameters), 0.0)
+        )
+        self.bits_once, self.bits_each = none, dense - none
 
     def least_bandwidth(
         self, unit: Any, kept: Any, delay_budget: Any = None, energy_budget: Any = None, stretch: float = 1.0
@@ -99,20 +110,35 @@ class Client:
         widest = np.log(stretch * self.band)
         demand = bits / (T * stretch * self.band)
         left = np.log(np.maximum(np.expm1(np.minimum(demand, 500.0) * LN2), 1e-300))
-        most = strongest * gain * T / bits
-        right = np.maximum(np.log(most) + 4.5, left + 1e-6)
+        most = strongest * gain * T / (bits * LN2)
+        strong = _snr_of(most)
+        right = np.maximum(np.where(np.isfinite(strong), strong, -1e3), left + 1e-6)
         busiest = kc * cycles
         quickest = cycles / fastest
+        # The corner, at which energy begins to slow the processor, is the only jump of the slope. What is left of the
+        # energy is told as a difference from there, since E_max minus the upload loses its digits where computing
+        # takes next to nothing of it.
+        spent = busiest * fastest**2
+        full = (E - spent) * gain / (bits * LN2)
+        origin = _snr_of(full)
+        cornered = (full > 1.0) & np.isfinite(origin)
+        origin = np.where(cornered, origin, 0.0)
+        snr_corner = np.exp(origin)
+        nats_corner = np.log1p(snr_corner)
+        sent = E - spent
 
-        def at(x: Any) -> tuple[Any, ...]:
-            snr = np.exp(x)
+        def at(y: Any) -> tuple[Any, ...]:
+            snr = np.exp(origin + y)
             nats = np.log1p(snr)
-            joules = bits * snr * LN2 / (gain * nats)
-            room = E - joules
-            with np.errstate(divide="ignore", invalid="ignore"):
-                slowed = np.sqrt(busiest / np.maximum(room, 0.0)) * cycles
-                slowed = np.where(busiest > 0.0, slowed, 0.0)
-            limited = slowed > quickest
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                joules = bits * snr * LN2 / (gain * nats)
+                more = np.log1p(snr_corner * np.expm1(y) / (1.0 + snr_corner)) / nats_corner
+                extra = sent * np.expm1(y - np.log1p(more))
+                near = cornered & (np.abs(y) < 0.1)
+                room = np.where(near, spent - extra, E - joules)
+                joules = np.where(near, sent + extra, joules)
+                slowed = np.where(busiest > 0.0, np.sqrt(busiest / np.maximum(room, 0.0)) * cycles, 0.0)
+            limited = np.where(cornered, y > 0.0, slowed > quickest)
             compute = np.where(limited, slowed, quickest)
             upload = T - compute
             good = (room > 0.0) & (upload > 0.0)
@@ -121,34 +147,33 @@ class Client:
         def elasticity_of_rate(snr: Any, nats: Any) -> Any:
             return snr / ((1.0 + snr) * nats)
 
-        def rises(x: Any, slower: Any = None) -> tuple[Any, Any]:
-            """Above 0 where a higher SNR still saves bandwidth and is allowed; and whether power alone forbids it."""
-            snr, nats, joules, room, compute, upload, limited, good = at(x)
+        def trade(snr: Any, nats: Any, joules: Any, room: Any, compute: Any, upload: Any) -> tuple[Any, Any, Any]:
+            """Power to spare (logarithm), and what a higher SNR saves with and without slowing the processor."""
             rate = elasticity_of_rate(snr, nats)
             with np.errstate(divide="ignore", invalid="ignore"):
                 spare = np.log(strongest * gain * upload * nats / (snr * bits * LN2))
                 saves = rate - 0.5 * compute / upload * joules * (1.0 - rate) / room
-            saves = np.where(limited if slower is None else slower, np.maximum(saves, -1.0), rate)
+            return spare, np.maximum(saves, -1.0), rate
+
+        def rises(y: Any) -> tuple[Any, Any]:
+            """Above 0 where a higher SNR still saves bandwidth and is allowed; and whether power alone forbids it."""
+            snr, nats, joules, room, compute, upload, limited, good = at(y)
+            spare, slowing, rate = trade(snr, nats, joules, room, compute, upload)
+            saves = np.where(limited, slowing, rate)
             return np.where(good, np.minimum(spare, saves), -1.0), good & (spare <= saves)
 
-        # the corner, at which energy begins to slow the processor: the only jump of the slope
-        full = (E - busiest * fastest**2) * gain / (bits * LN2)
-        at_corner = np.clip(_snr_of(full), left, right)
-        inside = (full > 1.0) & (at_corner > left) & (at_corner < right)
-        before, _ = rises(at_corner, slower=False)
-        after, _ = rises(at_corner, slower=busiest > 0.0)
-        after = np.where(busiest > 0.0, after, -1.0)
-        corner_best = inside & (before > 0.0) & (after <= 0.0)
+        left, right = left - origin, right - origin
+        spare, after, rate = trade(snr_corner, nats_corner, sent, spent, quickest, T - quickest)
+        inside = cornered & (left < 0.0) & (right > 0.0) & (quickest < T)
+        # with nothing spent on computing there is no energy beyond the corner
+        after = np.where(spent > 0.0, np.minimum(spare, after), -1.0)
+        corner_best = inside & (spare > 0.0) & (after <= 0.0)
         low, _ = rises(left)
         started = low > 0.0
         high, at_power = rises(right)
-        beyond = inside & (after > 0.0)
-        short = inside & (before <= 0.0)
-        left, low = np.where(beyond, at_corner, left), np.where(beyond, after, low)
-        right = np.where(short, at_corner, right)
-        high = np.where(short, before, high)
-        left = np.where(corner_best, at_corner, left)
-        right = np.where(corner_best, at_corner, right)
+        beyond, short = inside & (after > 0.0), inside & (spare <= 0.0)
+        left, low = np.where(beyond, 0.0, left), np.where(beyond, after, low)
+        right, high = np.where(short, 0.0, right), np.where(short, np.minimum(spare, rate), high)
         at_power = np.where(corner_best, False, at_power | short)
         open_ = started & ~corner_best
         last = np.zeros(np.shape(left), dtype=bool)
@@ -167,11 +192,12 @@ class Client:
             left, right = np.where(up | exact, middle, left), np.where(up & ~exact, right, middle)
             at_power = np.where(up & ~exact, at_power, powered)
             last = up
-            open_ &= right - left > 1e-12
+            open_ &= right - left > 1e-12 * np.minimum(1.0, np.maximum(np.abs(left), np.abs(right)))
             if not np.any(open_):
                 break
-        left = np.where(corner_best, at_corner, left)
-        snr, nats, joules, room, compute, upload, limited, good = at(left)
+        snr, nats, joules, room, compute, upload, limited, good = at(np.where(corner_best, 0.0, left))
+        room, compute = np.where(corner_best, spent, room), np.where(corner_best, quickest, compute)
+        upload, good = T - compute, good | corner_best
         feasible = started & good
         with np.errstate(divide="ignore", invalid="ignore"):
             log_band = np.log(bits * LN2 / (upload * nats))
@@ -186,12 +212,12 @@ class Client:
             plain = of_bits - by_time
             powered_slope = plain / (1.0 - by_snr - rate)
             # both the processor's limit and the energy hold with equality: the SNR moves with the kept fraction
-            burnt = kc * fastest**2 * cycles
-            shift = -(of_bits + burnt / joules * of_cycles) / (1.0 - rate)
+            shift = -(of_bits + spent / joules * of_cycles) / (1.0 - rate)
             corner = of_bits + share * of_cycles - rate * shift
         slope = np.where(corner_best, corner, np.where(at_power, powered_slope, plain))
         fits = feasible & (log_band <= widest + 1e-12)
-        frequency = cycles / compute
+        with np.errstate(divide="ignore", invalid="ignore"):
+            frequency = cycles / compute
         return (
             np.where(fits, np.minimum(log_band, widest), np.inf),
             np.where(fits, slope, 1.0),
@@ -238,21 +264,14 @@ class FEELCells:
 
     def __init__(self, problem: FEEL) -> None:
         system = problem.system
-        learner, bound, general = system.learner, system.bound, system.generalization
+        bound = system.bound
         self.client = Client(system)
         self.units = len(system)
         self.who = np.arange(self.units)
-        samples = system.devices.samples
         self.weight = system.weight
-        proxy = 4.0 * general.gradient_proxy / samples
-        half = 0.5 * LN2
-        once = proxy * half * learner.unpruned_parameters
-        each = proxy * half * learner.parameters
-        if general.mutual_information_law == "fixed":
-            once = once + proxy * general.mutual_information
-        else:
-            each = each + proxy * general.mutual_information
-        self.gap_once, self.gap_each = 4.0 * once, 4.0 * each
+        # affine in the kept fraction
+        self.gap_once = 4.0 * problem.gradient_gap(np.ones(self.units))
+        self.gap_each = 4.0 * problem.gradient_gap(np.zeros(self.units)) - self.gap_once
         self.smooth = 4.0 * bound.smoothness**2 * bound.weight_norm_squared
         self.masked = 2.0 * bound.mask_energy
         self.law = bound.pruning_error
@@ -266,7 +285,7 @@ class FEELCells:
         """Find each client's range of kept fractions and probe it at a few knots, once for all prices."""
         first, _, _, _ = self.client.least_bandwidth(self.who, self.least)
         self.fits = first <= np.log(self.cap)
-        best = self._free()
+        best = self.free()
         self.top = best.copy()
         rows = np.flatnonzero(self.fits)
         if rows.size:
@@ -276,7 +295,7 @@ class FEELCells:
         self.knots[-1] = self.top
         self.data = self.probe(np.broadcast_to(np.arange(self.units), self.knots.shape), self.knots)
 
-    def _free(self) -> FloatArray:
+    def free(self) -> FloatArray:
         """Kept fraction of least cost, were there no budgets."""
         rise = self.gap_each - self.masked
         if self.law == "linear" or self.smooth == 0.0:
@@ -291,7 +310,8 @@ class FEELCells:
         error = self.smooth * compression.pruning_error(ratio, self.law) + self.masked * ratio
         return self.weight[unit] * (self.gap_once[unit] + self.gap_each[unit] * kept + error)
 
-    def _slope(self, unit: Any, kept: Any) -> Any:
+    def slope_of_cost(self, unit: Any, kept: Any) -> Any:
+        """Derivative of `cost` in the kept fraction."""
         error = self.smooth * compression.pruning_error_slope(1.0 - kept, self.law) + self.masked
         return self.weight[unit] * (self.gap_each[unit] - error)
 
@@ -368,7 +388,7 @@ class FEELCells:
         )
         for i, (start, end, at, base, power, log_at) in enumerate(pieces):
             constant = price * self.cost(unit, at)
-            fall = price * self._slope(unit, at)
+            fall = price * self.slope_of_cost(unit, at)
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 # least of constant + fall (s - at) + band b_at (s/at)^power: a stationary point, or an end
                 turn = log_at + (np.log(-fall * at / (band * power)) - base) / (power - 1.0)

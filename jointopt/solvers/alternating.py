@@ -1,4 +1,4 @@
-"""The published closed forms applied in turn until nothing moves: fast, without a certificate."""
+"""The published steps applied in turn until nothing moves: without a certificate."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def alternating(
     """
     blocks = problem.capabilities().blocks
     if blocks is None:
-        raise InputError(f"{problem.name}: offers no closed-form steps to alternate")
+        raise InputError(f"{problem.name}: offers no steps to alternate")
     if max_iterations is None:
         max_iterations = blocks.max_iterations
     if not (is_whole(max_iterations) and max_iterations >= 1):

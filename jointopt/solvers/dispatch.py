@@ -25,7 +25,7 @@ METHODS = {
     "exact": "global optimum from the problem's structure, with a certified lower bound",
     "convex": "global optimum of a convex program, with a lower bound from its dual",
     "bayesian": "Bayesian optimization over the complicating variables around the closed-form inner solution",
-    "alternating": "the published closed forms applied in turn",
+    "alternating": "the published steps, closed forms or convex programs, in turn",
 }
 """Methods for any problem; a problem adds its baselines by name."""
 
@@ -273,7 +273,7 @@ class _Run:
         status: Status = inner.status
         if status == "optimal":
             status = "feasible"
-        if status != "infeasible" and not feasible:
+        if status == "feasible" and not feasible:
             status = "infeasible"
         value = float(evaluation.objective) if evaluation is not None and feasible else None
         text = "optimal for another problem; no bound for this one is claimed"

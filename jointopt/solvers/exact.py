@@ -31,7 +31,7 @@ Kind = Literal["exact", "dual", "branch", "none"]
 
 @dataclass(frozen=True)
 class Exact:
-    """Answer of `minimize_sums`: best point of every unit, sums, value and bound of the whole objective."""
+    """Answer of `minimize_sums` and `minimize_selection`: each unit's best point, value and bound of the objective."""
 
     decision: dict[str, FloatArray]
     value: float | None

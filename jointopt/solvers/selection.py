@@ -12,8 +12,9 @@ last one in part. F_v is piecewise linear, so h(F_v(m) - v R, m) has a bound ove
 best over a few prices, and all nodes share one table of r_u(v). Nodes are examined many at a time.
 
 Branching is on the unit that is most in part in a mix of the two dual solutions next to the limit. When a node's
-selection is settled, its price is found exactly and joins the table. Whatever is cut off is cut by such a bound, so
-the smallest bound that was cut or is still open is a certified lower bound, also when the search is stopped early.
+selection is settled, its price is found to a tenth of the gap and joins the table. Whatever is cut off is cut by such
+a bound, so the smallest bound that was cut or is still open is a certified lower bound, also when the search is stopped
+early.
 """
 
 from __future__ import annotations
@@ -137,9 +138,9 @@ def minimize_selection(
     Parameters
     ----------
     sums : Sums
-        Features and limits; the first feature is the cost, one other may have a limit.
-    cells : Cells
-        The units (with `take`).
+        Features and limits; the first feature is the cost, exactly one other has a limit.
+    cells : SelectableCells
+        The units.
     selection : Selection
         Masses, objective, units that must be taken or left out.
     gap : float
@@ -147,7 +148,12 @@ def minimize_selection(
     max_nodes : int
         Nodes after which the incumbent is returned with the bound reached.
     stop : callable, optional
-        Called between steps; an exception it raises ends the search.
+        Called between steps; `StopSearch` or `KeyboardInterrupt` raised by it ends the search with what was found.
+
+    Raises
+    ------
+    SolverError
+        When not exactly one sum beside the cost has a limit.
     """
     return _Search(sums, cells, selection, gap, max_nodes, stop).run()
 
@@ -178,7 +184,7 @@ class _Search:
         self.nodes = 0
         self.settled, self.proved = np.inf, -np.inf
         self.stopped: BaseException | None = None
-        self.exhausted = False
+        self.exhausted = self.hurried = False
         self.tried: dict[bytes, tuple[float, float]] = {}
         """By selection: the price of its best dual bound, and that bound."""
         self.history: list[dict[str, float]] = []
@@ -205,7 +211,7 @@ class _Search:
             # what was proved before the batch at hand still holds
             self.settled, self.stopped = self.proved, stopped
         if self.best is None and not self.exhausted:
-            self.stop = lambda: None
+            self.stop, self.hurried = (lambda: None), True
             self._greedy(state)
         return self._answer()
 
@@ -251,8 +257,9 @@ class _Search:
         states = np.repeat(state[None], len(ranges), axis=0)
         window = np.arange(self.table.price.size)
         nodes = self._bound(states, np.array(ranges), np.repeat(window[None], len(ranges), axis=0))
-        heap = [n for n in nodes if np.isfinite(n.bound)]
+        heap = [n for n in nodes if n.bound < np.inf]
         heapq.heapify(heap)
+        self.proved = heap[0].bound if heap else np.inf
         while heap:
             self.stop()
             value = self.best.value if self.best is not None else np.inf
@@ -269,9 +276,8 @@ class _Search:
                 else:
                     batch.append(node)
             for node in self._expand(batch):
-                if not np.isfinite(node.bound):
-                    continue
-                heapq.heappush(heap, node)
+                if node.bound < np.inf:
+                    heapq.heappush(heap, node)
         if heap:
             self.settled = min(self.settled, heap[0].bound)
         self.exhausted = not heap
@@ -297,7 +303,9 @@ class _Search:
             if node.split < 0:
                 again.append(node)
                 continue
+            # only units that may be taken or left out can stand for each other
             twins = self.selection.kind == self.selection.kind[node.split]
+            twins &= ~self.selection.required & ~self.selection.excluded
             for decided in (IN, OUT):
                 state = node.state.copy()
                 state[node.split] = decided
@@ -309,7 +317,7 @@ class _Search:
                     state[later & (state == FREE)] = OUT
                 else:
                     earlier = twins & (np.arange(state.size) < node.split)
-                    if np.any(earlier & (state == OUT) & ~self.selection.excluded):
+                    if np.any(earlier & (state == OUT)):
                         continue
                     state[earlier & (state == FREE)] = IN
                 if float(self.least[state == IN].sum()) > self.limit:
@@ -451,7 +459,7 @@ class _Search:
             price=float(table.price[windows[i, pick]]),
         )
         value = self.best.value if self.best is not None else np.inf
-        if not np.isfinite(node.bound) or (np.isfinite(value) and node.bound >= value - self.gap * abs(value)):
+        if node.bound == np.inf or (np.isfinite(value) and node.bound >= value - self.gap * abs(value)):
             return node
 
         def solution(column: int) -> tuple[FloatArray, float]:
@@ -485,58 +493,61 @@ class _Search:
 
     # -- feasible decisions
 
-    def _try(self, chosen: npt.NDArray[np.bool_]) -> _Found | None:
-        """Solve for one selection and keep it if it is the best; its price joins the table."""
+    def _try(self, chosen: npt.NDArray[np.bool_]) -> None:
+        """Solve for one selection; where it is the best so far, for its neighbours too."""
+        if self._attempt(chosen) and not self.hurried:
+            while self._improve():
+                self.stop()
+
+    def _attempt(self, chosen: npt.NDArray[np.bool_]) -> bool:
+        """Solve for one selection and say whether it is the best so far; its price joins the table."""
         key = np.packbits(chosen).tobytes()
         if key in self.tried:
-            return None
+            return False
         found, price, proved = self._fixed(np.flatnonzero(chosen))
         self.tried[key] = price, proved
-        if found is None:
-            return None
-        if self.best is None or found.value < self.best.value:
-            self.best = found
-            self._improve(chosen)
-        return found
+        if found is None or (self.best is not None and found.value >= self.best.value):
+            return False
+        self.best = found
+        return True
 
-    def _improve(self, chosen: npt.NDArray[np.bool_]) -> None:
-        """Try selections that differ by one unit or one swap and look better by their dual bounds."""
+    def _improve(self) -> bool:
+        """Try the three selections, one unit or one swap away from the best, that promise most by their dual bounds."""
         assert self.best is not None
+        chosen = np.zeros(self.cells.units, dtype=bool)
+        chosen[self.best.taken] = True
         allowed = ~self.selection.excluded & (self.least <= self.limit)
-        optional = chosen & ~self.selection.required
-        inside, outside = np.flatnonzero(optional), np.flatnonzero(~chosen & allowed)
+        inside = np.flatnonzero(chosen & ~self.selection.required)
+        outside = np.flatnonzero(~chosen & allowed)
         near = self._windows([self.best.price])[0]
         lower, price = self.table.lower[near], self.table.price[near]
         cost = lower[:, chosen].sum(axis=1) - price * self.limit
         mass = float(self.mass[chosen].sum())
-        moves: list[tuple[float, tuple[int, ...]]] = []
-
-        def judge(change: FloatArray, weight: Any, units: list[tuple[int, ...]]) -> None:
-            if not units:
-                return
-            after = mass + weight
+        a, b = (m.ravel() for m in np.meshgrid(inside, outside, indexing="ij"))
+        # a unit more, a unit less, a swap; -1 for nobody
+        leaves = np.concatenate([np.full(outside.size, -1), inside, a])
+        joins = np.concatenate([outside, np.full(inside.size, -1), b])
+        before = self.best.value
+        values = []
+        for start in range(0, leaves.size, 100_000):
+            gone, new = leaves[start : start + 100_000], joins[start : start + 100_000]
+            change = np.where(new >= 0, lower[:, new], 0.0) - np.where(gone >= 0, lower[:, gone], 0.0)
+            after = mass + np.where(new >= 0, self.mass[new], 0.0) - np.where(gone >= 0, self.mass[gone], 0.0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 value = self.outer.value(cost[:, None] + change, np.maximum(after, 1e-300)[None])
-            best = np.where(after > 0.0, np.nan_to_num(value, nan=np.inf).max(axis=0), np.inf)
-            moves.extend((float(v), u) for v, u in zip(best, units, strict=True))
-
-        judge(lower[:, outside], self.mass[outside], [(int(u),) for u in outside])
-        judge(-lower[:, inside], -self.mass[inside], [(int(u),) for u in inside])
-        if inside.size * outside.size:
-            a, b = (m.ravel() for m in np.meshgrid(inside, outside, indexing="ij"))
-            judge(
-                lower[:, b] - lower[:, a], self.mass[b] - self.mass[a], list(zip(a.tolist(), b.tolist(), strict=True))
-            )
-        moves.sort(key=lambda m: m[0])
-        before = self.best.value
-        for value, units in moves[:3]:
-            if value >= before * (1.0 - 1e-9) if before > 0 else value >= before:
+            values.append(np.where(after > 1e-12 * mass, np.nan_to_num(value, nan=np.inf).max(axis=0), np.inf))
+        promise = np.concatenate(values) if values else np.empty(0)
+        for move in np.argsort(promise, kind="stable")[:3]:
+            if promise[move] >= before - 1e-9 * abs(before):
                 break
             other = chosen.copy()
-            other[list(units)] ^= True
-            self._try(other)
-            if self.best.value < before:
-                break
+            if leaves[move] >= 0:
+                other[leaves[move]] = False
+            if joins[move] >= 0:
+                other[joins[move]] = True
+            if other.any() and self._attempt(other):
+                return True
+        return False
 
     def _fixed(self, taken: npt.NDArray[np.int64]) -> tuple[_Found | None, float, float]:
         """Best decision of one selection, the price at which its use meets the limit, and its dual bound there."""
@@ -625,7 +636,7 @@ class _Search:
         return Exact(
             decision=full,
             value=best.value,
-            lower_bound=min(self.settled, best.value),
+            lower_bound=min(self.settled, best.value) if self.settled > -np.inf else None,
             kind="branch",
             prices=prices,
             unit_bounds=self.table.lower[near],

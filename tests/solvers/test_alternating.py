@@ -128,5 +128,5 @@ def test_needs_blocks() -> None:
             return Capabilities()
 
     problem = Bare()
-    with pytest.raises(InputError, match="halves: offers no closed-form steps"):
+    with pytest.raises(InputError, match="halves: offers no steps"):
         alternating(problem, Monitor(problem))

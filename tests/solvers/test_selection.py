@@ -273,3 +273,63 @@ def test_interchangeable_units_are_not_searched_one_by_one() -> None:
     answer = some.solve(gap=1e-9, max_nodes=5000)
     assert answer.value == pytest.approx(-14.0 / 30.0 + 0.5 * (16.0 / 30.0) ** 2, rel=1e-12)
     assert answer.lower_bound == pytest.approx(answer.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_interchangeable_units_may_be_required_or_left_out(batch: int) -> None:
+    """Twins of which some must be taken or left out cannot all stand for each other."""
+    for seed in range(40 * batch, 40 * (batch + 1)):
+        rng = np.random.default_rng(10_000 + seed)
+        count = 7
+        kind = rng.integers(0, 3, count)
+        cost, use, mass = rng.uniform(0.1, 1.0, 3), rng.uniform(0.1, 1.0, 3), rng.uniform(0.1, 1.0, 3)
+        required = rng.random(count) < 0.25
+        selection = Selection(
+            mass=mass[kind] / mass[kind].sum(),
+            outer=Outer(weight=float(rng.uniform(0.5, 5.0)), per_mass=bool(seed % 2)),
+            required=required,
+            excluded=~required & (rng.random(count) < 0.2),
+            kind=kind,
+        )
+        some = Case(Fixed(cost[kind], use[kind]), selection, float(rng.uniform(0.3, 1.0) * use[kind].sum()))
+        best, answer = some.best(), some.solve(gap=1e-9)
+        if not np.isfinite(best):
+            assert answer.value is None
+            continue
+        assert answer.value == pytest.approx(best, rel=1e-7)
+        assert answer.lower_bound is not None and answer.lower_bound <= best * (1.0 + 1e-9)
+
+
+class Silent(Outer):
+    """Bounds nothing, as it may."""
+
+    def least(self, offset: Any, slope: Any, low: Any, high: Any) -> Any:
+        return np.full(np.broadcast_shapes(np.shape(offset), np.shape(low)), -np.inf)
+
+
+def test_a_problem_without_a_bound_is_searched_all_the_same() -> None:
+    rng = np.random.default_rng(3)
+    mass = np.full(5, 0.2)
+    nobody = np.zeros(5, dtype=bool)
+    selection = Selection(mass, Silent(weight=2.0), nobody, nobody.copy(), np.arange(5))
+    some = Case(Fixed(rng.uniform(0.1, 1.0, 5), rng.uniform(0.1, 1.0, 5)), selection, 1.2)
+    assert some.solve(gap=1e-9).value == pytest.approx(some.best())
+
+
+def test_many_equal_units_are_improved_without_recursion() -> None:
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            raise StopSearch
+
+    count = 700
+    rng = np.random.default_rng(0)
+    nobody = np.zeros(count, dtype=bool)
+    selection = Selection(np.full(count, 1.0 / count), Outer(weight=1.0), nobody, nobody.copy(), np.arange(count))
+    some = Case(Fixed(rng.uniform(0.0, 1e-3, count), np.ones(count)), selection, 300.0)
+    answer = some.solve(stop=stop)
+    assert answer.value is not None
+    assert answer.lower_bound is None or answer.lower_bound <= answer.value
