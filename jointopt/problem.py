@@ -17,6 +17,7 @@ Without `Sums` and `Cells`, or `Convex`, there is no certificate, and no lower b
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -422,10 +423,11 @@ class Problem(ABC):
             else:
                 options[name] = value
         make: Any = cls
-        try:
-            problem: Self = make(system, **options)
-        except TypeError:
-            raise InputError(f"settings: '{cls.name}' does not know {', '.join(options)}") from None
+        known = list(inspect.signature(cls).parameters)
+        for name in options:
+            if name not in known:
+                raise InputError(f"settings: '{cls.name}' does not know '{name}'{nearest(name, known)}")
+        problem: Self = make(system, **options)
         return problem.restrict(**ranges) if ranges else problem
 
     def check(self, decision: Decision) -> None:

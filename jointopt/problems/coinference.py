@@ -19,7 +19,6 @@ Ties (theory 4g): least ratio, then least energy, then least split.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -467,25 +466,6 @@ class _Cells:
             "frequency": inner.frequency,
             "server_frequency": inner.server_frequency,
         }
-
-    def take(self, index: Any) -> _Cells:
-        """Return some units by number."""
-        some = copy.copy(self)
-        some.ranges = {name: (low[index], high[index]) for name, (low, high) in self.ranges.items()}
-        for name in (
-            "ratio_low",
-            "ratio_high",
-            "ratio_free",
-            "delay_budget",
-            "energy_budget",
-            "device_coefficient",
-            "noise",
-            "bandwidth",
-        ):
-            setattr(some, name, getattr(self, name)[index])
-        some.flops_per_cycle = self.flops_per_cycle[0][index], self.flops_per_cycle[1]
-        some.units = int(some.noise.size)
-        return some
 
     def capped(self, feature: int, caps: FloatArray) -> Cells:
         """Refuse: no budget is shared."""

@@ -104,6 +104,9 @@ class FEEL(Problem):
             raise InputError(
                 f"radio.interference[device {k}]: {float(radio.interference[k])!r} W; this design is stated without"
             )
+        for name in ranges or {}:
+            if name not in ("selected", "pruning_ratio"):
+                raise InputError(f"ranges: unknown variable '{name}'{nearest(name, ['selected', 'pruning_ratio'])}")
         self.system = system
         self.objective = objective
         ones = np.ones(len(system))
