@@ -36,3 +36,13 @@ def test_every_key_of_a_saved_result_is_documented() -> None:
     result = jo.solve(jo.problems.LTFL(jo.systems.ltfl(devices=2, seed=0)))
     missing = [key for key in result.to_dict() if f"`{key}`" not in text]
     assert not missing
+
+
+def test_the_example_scenario_of_a_shared_band_is_solved() -> None:
+    system = jo.System.from_toml(DOCS / "scenario_feel.toml")
+    assert system.generalization is not None
+    result = jo.solve(jo.problems.FEEL(system))
+    assert result.status == "optimal"
+    assert result.decision is not None
+    # a real choice: the band does not do for everyone's dense model
+    assert result.decision["pruning_ratio"].max() > 0.0 or result.decision["selected"].min() == 0.0

@@ -1,5 +1,25 @@
 """Analytical models: pure functions, vectorised, written once for NumPy and torch."""
 
-from jointopt.models import channel, compression, convergence, cost, special
+from jointopt.models import (
+    allocation,
+    channel,
+    compression,
+    convergence,
+    cost,
+    distortion,
+    generalization,
+    inference,
+    special,
+)
 
-__all__ = ["channel", "compression", "convergence", "cost", "special"]
+__all__ = [
+    "allocation",
+    "channel",
+    "compression",
+    "convergence",
+    "cost",
+    "distortion",
+    "generalization",
+    "inference",
+    "special",
+]
