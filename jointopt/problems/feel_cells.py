@@ -99,7 +99,6 @@ class Client:
             Logarithm of the bandwidth (inf where more than that is needed), its elasticity in the kept
             fraction, the SNR, and the processor frequency [Hz].
         """
-        # rows of one table, so that every step below works on whole arrays
         T = self.delay_budget[unit] if delay_budget is None else delay_budget
         E = self.energy_budget[unit] if energy_budget is None else energy_budget
         gain, fastest = self.gain[unit], self.frequency_max[unit]
