@@ -1005,7 +1005,7 @@ def test_minilm_of_another_size(run: Cli, split_decision: Path) -> None:
 
 def test_settings_of_a_file(solved: Path) -> None:
     for change, words in (
-        (lambda d: d.update(settings={"objektive": "gap"}), "does not know objektive"),
+        (lambda d: d.update(settings={"objektive": "gap"}), "does not know .objektive."),
         (lambda d: d.update(settings={"objective": "gapp"}), "gapp"),
         (lambda d: d.update(settings={"bits": {"lower": [1] * 4}}), "expected lower and upper"),
         (lambda d: d.update(settings={"bits": {"lower": [1] * 3, "upper": [4] * 3}}), "array over 4 devices"),
