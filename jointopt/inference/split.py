@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -37,7 +38,7 @@ def check_ratio(ratio: object, where: str = "pruning_ratio") -> float:
     return float(ratio)  # type: ignore[arg-type]
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """One step of a network, the smallest part that is not cut. Subclasses say what they compute and cost."""
 
     def matrices(self) -> dict[str, Tensor]:
@@ -48,16 +49,16 @@ class Block(nn.Module):
             if isinstance(layer, nn.Linear)
         }
 
+    @abstractmethod
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of what one input of this shape becomes, without the sample axis."""
-        raise NotImplementedError
 
+    @abstractmethod
     def work(self, shape: tuple[int, ...]) -> tuple[float, float]:
         """Operations for one input of this shape: (those that fall with the kept weights, all others).
 
         A multiplication and an addition count as two (4g [D]: only products with prunable weights fall).
         """
-        raise NotImplementedError
 
 
 class DenseBlock(Block):

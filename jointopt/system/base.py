@@ -7,6 +7,7 @@ the same classes serve Python, TOML and JSON.
 from __future__ import annotations
 
 import tomllib
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,9 +237,9 @@ class Scenario(Section):
 
     name: str = "scenario"
 
+    @abstractmethod
     def __len__(self) -> int:
         """Number of devices."""
-        raise NotImplementedError
 
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:

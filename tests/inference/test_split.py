@@ -159,7 +159,11 @@ def test_wrong_intermediate(small: SplitNetwork) -> None:
 
 def test_unusable_networks() -> None:
     class Nothing(Block):
-        pass
+        def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+            return shape
+
+        def work(self, shape: tuple[int, ...]) -> tuple[float, float]:
+            return 0.0, 1.0
 
     with pytest.raises(InputError, match="nothing to prune"):
         SplitNetwork([Nothing()], input_shape=(3,))
