@@ -50,6 +50,8 @@ __all__ = [
     "Selection",
     "Sums",
     "Variable",
+    "changed_ranges",
+    "narrowed",
 ]
 
 
@@ -366,6 +368,43 @@ class Capabilities:
     convex: Convex | None = None
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     conflicts: Callable[[npt.NDArray[np.int64]], list[Conflict]] | None = None
+
+
+Ranges = Mapping[str, tuple[FloatArray, FloatArray]]
+
+
+def narrowed(ranges: Ranges, asked: Mapping[str, Any], size: int) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return ranges with some variables fixed (a number, an array over `size` devices) or narrowed (a pair of these).
+
+    Raises
+    ------
+    InputError
+        For an unknown variable, or what is no finite range over the devices.
+    """
+    new = dict(ranges)
+    for name, value in asked.items():
+        if name not in new:
+            raise InputError(f"restrict: unknown variable '{name}'{nearest(name, new)}")
+        pair = value if isinstance(value, tuple) else (value, value)
+        try:
+            low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"restrict: {name}={value!r} must be a number, an array over {size} devices, or a pair of these"
+            ) from None
+        if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
+            raise InputError(f"restrict: {name}={value!r} is not a finite range")
+        new[name] = (low, high)
+    return new
+
+
+def changed_ranges(ranges: Ranges, own: Ranges) -> dict[str, Any]:
+    """Return the ranges that differ from a system's own, as plain lists for the record."""
+    return {
+        name: {"lower": low.tolist(), "upper": high.tolist()}
+        for name, (low, high) in ranges.items()
+        if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1]))
+    }
 
 
 class Problem(ABC):

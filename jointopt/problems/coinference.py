@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jointopt.decision import Decision
-from jointopt.errors import InputError, nearest
+from jointopt.errors import InputError
 from jointopt.models import distortion, inference
 from jointopt.models._array import namespace
 from jointopt.models.inference import Chains, LeastEnergy
@@ -41,6 +41,8 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
+    changed_ranges,
+    narrowed,
 )
 from jointopt.system import FloatArray, InferenceSystem, Network, Scenario
 from jointopt.units import format_si
@@ -129,30 +131,14 @@ class CoInference(Problem):
 
     def settings(self) -> dict[str, Any]:
         """Return the ranges that differ from the system's own."""
-        out: dict[str, Any] = {}
-        own = CoInference(self.system)._ranges
-        for name, (low, high) in self._ranges.items():
-            if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1])):
-                out[name] = {"lower": low.tolist(), "upper": high.tolist()}
-        return out
+        return changed_ranges(self._ranges, CoInference(self.system)._ranges)
 
     def restrict(self, **ranges: Any) -> Self:
         """Return the problem with variables fixed or narrowed: ``restrict(split=4, power=(0.05, 0.1))``."""
-        size = len(self.system)
         own = CoInference(self.system)._ranges
-        new = dict(self._ranges)
-        for name, value in ranges.items():
-            if name not in new:
-                raise InputError(f"restrict: unknown variable '{name}'{nearest(name, new)}")
-            pair = value if isinstance(value, tuple) else (value, value)
-            try:
-                low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"restrict: {name}={value!r} must be a number, an array over {size} devices, or a pair of these"
-                ) from None
-            if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
-                raise InputError(f"restrict: {name}={value!r} is not a finite range")
+        new = narrowed(self._ranges, ranges, len(self.system))
+        for name in ranges:
+            low, high = new[name]
             outside = (low < own[name][0]) | (high > own[name][1])
             if name == "split":
                 self._check_splits(low, high)
@@ -162,7 +148,6 @@ class CoInference(Problem):
                     f"restrict: {name}[device {u}] = {low[u]:g} to {high[u]:g} must lie within {own[name][0][u]:g} "
                     f"and {own[name][1][u]:g}"
                 )
-            new[name] = (low, high)
         return type(self)(self.system, ranges=new)
 
     def _check_splits(self, low: FloatArray, high: FloatArray) -> None:

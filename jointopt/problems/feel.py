@@ -43,6 +43,8 @@ from jointopt.problem import (
     Selection,
     Sums,
     Variable,
+    changed_ranges,
+    narrowed,
 )
 from jointopt.problems.feel_cells import LN2, FEELCells
 from jointopt.system import FloatArray, System
@@ -140,32 +142,14 @@ class FEEL(Problem):
 
     def settings(self) -> dict[str, Any]:
         """Return the objective and the ranges that differ from the system's own."""
-        out: dict[str, Any] = {"objective": self.objective}
-        own = FEEL(self.system).ranges
-        for name, (low, high) in self.ranges.items():
-            if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1])):
-                out[name] = {"lower": low.tolist(), "upper": high.tolist()}
-        return out
+        return {"objective": self.objective} | changed_ranges(self.ranges, FEEL(self.system).ranges)
 
     def restrict(self, **ranges: Any) -> Self:
         """Return the problem with `selected` or `pruning_ratio` fixed (a number or array) or narrowed (a pair)."""
-        size = len(self.system)
-        new = dict(self.ranges)
-        for name, value in ranges.items():
+        for name in ranges:
             if name in ("bandwidth", "frequency", "power"):
                 raise InputError(f"restrict: {name} follows from the ratio in this design; its range is the system's")
-            if name not in new:
-                raise InputError(f"restrict: unknown variable '{name}'{nearest(name, new)}")
-            pair = value if isinstance(value, tuple) else (value, value)
-            try:
-                low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"restrict: {name}={value!r} must be a number, an array over {size} devices, or a pair of these"
-                ) from None
-            if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
-                raise InputError(f"restrict: {name}={value!r} is not a finite range")
-            new[name] = (low, high)
+        new = narrowed(self.ranges, ranges, len(self.system))
         most = self.system.learner.pruning_ratio_max
         for value in new["pruning_ratio"]:
             if np.any(bad := (value > most) | (value < 0.0)):

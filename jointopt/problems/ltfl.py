@@ -45,6 +45,8 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
+    changed_ranges,
+    narrowed,
 )
 from jointopt.system import FloatArray, System
 from jointopt.units import format_si
@@ -126,12 +128,7 @@ class LTFL(Problem):
 
     def settings(self) -> dict[str, Any]:
         """Return the objective and the ranges that differ from the system's own."""
-        out: dict[str, Any] = {"objective": self.objective}
-        own = LTFL(self.system)._ranges
-        for name, (low, high) in self._ranges.items():
-            if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1])):
-                out[name] = {"lower": low.tolist(), "upper": high.tolist()}
-        return out
+        return {"objective": self.objective} | changed_ranges(self._ranges, LTFL(self.system)._ranges)
 
     def restrict(self, **ranges: Any) -> Self:
         """Return the problem with variables fixed or narrowed: ``restrict(bits=8, power=(0.02, 0.05))``.
@@ -139,21 +136,7 @@ class LTFL(Problem):
         Bits may be fixed above `bits_max` (32 is an unquantized float). Ratios above `pruning_ratio_max` and bits
         below `bits_min` are refused, since the gap's constant E_cap covers only those ranges.
         """
-        size = len(self.system)
-        new = dict(self._ranges)
-        for name, value in ranges.items():
-            if name not in new:
-                raise InputError(f"restrict: unknown variable '{name}'{nearest(name, new)}")
-            pair = value if isinstance(value, tuple) else (value, value)
-            try:
-                low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"restrict: {name}={value!r} must be a number, an array over {size} devices, or a pair of these"
-                ) from None
-            if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
-                raise InputError(f"restrict: {name}={value!r} is not a finite range")
-            new[name] = (low, high)
+        new = narrowed(self._ranges, ranges, len(self.system))
         learner = self.system.learner
         if np.any(new["pruning_ratio"][1] > learner.pruning_ratio_max) or np.any(new["pruning_ratio"][0] < 0):
             raise InputError(f"restrict: pruning_ratio must lie within 0 and {learner.pruning_ratio_max:g}")
