@@ -6,6 +6,7 @@ A solver never knows a design. It asks `Problem.capabilities()` for structure ob
   with `Cells` this yields the *priced response*, from which exact, dual and ratio solvers are one program;
 * `Cells`: given prices on the sums, each unit is a search over one real variable and an enumerated label, with a
   rigorous lower bound on every cell;
+* `Priced`: the priced response itself, where a problem computes it in a way of its own;
 * `Search`: a few complicating variables and a completion of the rest, for Bayesian optimization;
 * `Blocks`: steps to alternate, in closed form or convex;
 * `Selection`: units that may be left out, and what the number taken does to the objective;
@@ -43,8 +44,11 @@ __all__ = [
     "Conflict",
     "Convex",
     "Evaluation",
+    "Leaves",
     "Outer",
+    "Priced",
     "Problem",
+    "Response",
     "Search",
     "SelectableCells",
     "Selection",
@@ -250,6 +254,98 @@ class Cells(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Leaves:
+    """Boxes that together cover all that the units can choose, each with a proved bound of its priced value.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The coordinates; a label of `Cells` is the first of two.
+    unit : int array, shape [boxes]
+        Whose box it is.
+    low, high : array, shape [coordinates, boxes]
+        Ends of each box.
+    bound : array, shape [boxes]
+        Lower bound of the priced value over the feasible points of the box; inf where none is feasible.
+    """
+
+    names: tuple[str, ...]
+    unit: npt.NDArray[np.int64]
+    low: FloatArray
+    high: FloatArray
+    bound: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.unit.size)
+
+
+@dataclass(frozen=True)
+class Response:
+    """Every unit's best decision at given prices, with a bound; arrays over units.
+
+    Attributes
+    ----------
+    value : array, shape [units]
+        Least priced value found; inf where a unit has no feasible decision.
+    lower_bound : array, shape [units]
+        Holds for the unit's least priced value.
+    decision : dict of arrays, shape [units]
+        Where the value is taken; the least violating decision where there is none.
+    features : array, shape [features, units]
+        What the unit adds to every sum; 0 where it has no feasible decision.
+    cells : int
+        Cells examined.
+    leaves : Leaves, optional
+        Why the bound holds; kept when asked for.
+    """
+
+    value: FloatArray
+    lower_bound: FloatArray
+    decision: Mapping[str, FloatArray]
+    features: FloatArray
+    cells: int
+    leaves: Leaves | None = None
+
+    @property
+    def feasible(self) -> npt.NDArray[np.bool_]:
+        """Units with a feasible decision."""
+        return np.isfinite(self.value)
+
+
+class Priced(Protocol):
+    """Best decision of every unit at prices on the sums; what exact, dual, Pareto and streaming solvers share."""
+
+    units: int
+
+    def respond(
+        self,
+        prices: FloatArray,
+        *,
+        units: npt.NDArray[np.int64] | None = None,
+        gap: float = 5e-7,
+        stop: Callable[[], None] | None = None,
+        keep: bool = False,
+    ) -> Response:
+        """Return the response at prices, shape [features], or [features, units] for one vector a unit.
+
+        Parameters
+        ----------
+        prices : array
+            Price of every sum.
+        units : int array, optional
+            Units asked for, by number, repeats allowed; all in order when not given. Every array of the answer is
+            about these.
+        gap : float
+            Relative gap at which a unit is settled.
+        stop : callable, optional
+            Called now and then; an exception it raises ends the search.
+        keep : bool
+            Whether the leaves are wanted.
+        """
+        ...
+
+
 class SelectableCells(Cells, Protocol):
     """Cells whose units can be taken apart, for problems with a `Selection`."""
 
@@ -362,6 +458,7 @@ class Capabilities:
 
     sums: Sums | None = None
     cells: Cells | None = None
+    priced: Priced | None = None
     search: Search | None = None
     blocks: Blocks | None = None
     selection: Selection | None = None

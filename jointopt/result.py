@@ -14,7 +14,7 @@ from jointopt._version import __version__
 from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.files import write_json
-from jointopt.problem import Conflict, Evaluation, Problem
+from jointopt.problem import Conflict, Evaluation, Leaves, Problem
 from jointopt.system import FloatArray
 
 if TYPE_CHECKING:
@@ -36,9 +36,17 @@ class Certificate:
         ``exact``: every unit settled by bounds on cells that cover its whole range. ``dual``: the same at prices
         on shared budgets, so a gap may remain. ``none``: nothing is claimed.
     prices : dict
-        Prices on the sums at which the bound was computed.
+        Prices on the sums at which the bound was computed, multipliers of the limits included.
+    multipliers : dict
+        The part of the prices that belongs to limits (at least 0).
+    ratio : float
+        The ratio t at which N - t D was bounded; 0 where the objective is no ratio.
     unit_bounds : array, shape [units], optional
         Lower bound of every unit's share at these prices.
+    leaves : Leaves, optional
+        The cells behind the unit bounds, where they were kept.
+    search : object, optional
+        The tree behind a bound over selections, where there was one.
     cells : int
         Cells examined.
     tolerance : float
@@ -47,7 +55,11 @@ class Certificate:
 
     kind: Literal["exact", "dual", "branch", "relaxation", "none"] = "none"
     prices: Mapping[str, float] = field(default_factory=dict)
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+    ratio: float = 0.0
     unit_bounds: FloatArray | None = None
+    leaves: Leaves | None = None
+    search: Any = None
     cells: int = 0
     tolerance: float = 0.0
     text: str = "no lower bound is known for this method"
