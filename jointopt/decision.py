@@ -12,14 +12,24 @@ from jointopt.errors import InputError
 __all__ = ["Array", "Decision"]
 
 Array = Any
-"""A NumPy array or a torch tensor."""
+"""A NumPy array, a torch tensor, or an array with a namespace of its own (`jointopt.arithmetic`)."""
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether a value is an array that is neither NumPy's nor torch's."""
+    return hasattr(value, "__array_namespace__") and not isinstance(value, np.ndarray | np.generic)
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return a is b if _is_foreign(a) or _is_foreign(b) else bool(np.array_equal(a, b))
 
 
 class Decision(Mapping[str, Array]):
     """Chosen values by variable name, arrays of shape ``[..., devices]`` (leading axes are a batch).
 
     The standard names are `pruning_ratio`, `bits`, `power` [W], `bandwidth` [Hz], `frequency` [Hz] and `selected`.
-    NumPy input is copied and made read-only; torch tensors are kept, so that gradients flow.
+    NumPy input is copied and made read-only; torch tensors are kept, so that gradients flow, and so are arrays with a
+    namespace of their own, such as intervals.
     """
 
     __slots__ = ("_values",)
@@ -32,6 +42,9 @@ class Decision(Mapping[str, Array]):
         for name, value in merged.items():
             if type(value).__module__.startswith("torch"):
                 self._values[name] = value
+                continue
+            if _is_foreign(value):
+                self._values[name] = value if len(value.shape) else value[None]
                 continue
             try:
                 array = np.array(value, dtype=np.float64)
@@ -74,13 +87,16 @@ class Decision(Mapping[str, Array]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Decision):
             return NotImplemented
-        return set(self) == set(other) and all(np.array_equal(self[k], other[k]) for k in self)
+        return set(self) == set(other) and all(_equal(self[k], other[k]) for k in self)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         parts = []
         for name, value in self._values.items():
+            if _is_foreign(value):
+                parts.append(f"{name}={type(value).__name__}{tuple(value.shape)}")
+                continue
             low, high = float(value.min()), float(value.max())
             parts.append(f"{name}={low:.4g}" if low == high else f"{name}={low:.4g}..{high:.4g}")
         return f"Decision({self.devices} devices: {', '.join(parts)})"

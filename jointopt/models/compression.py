@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jointopt.models._array import as_array, namespace
+from jointopt.models._array import as_array, is_foreign, namespace
+from jointopt.models.special import Elementary
 
 __all__ = [
     "channel_ratio",
@@ -88,6 +89,11 @@ def pruning_error(pruning_ratio: Array, law: Literal["linear", "laplace"] = "lin
     """
     if law == "linear":
         return pruning_ratio * 1.0
+    # elsewhere than in float64 the series would be too short, and its switch undecided
+    return _LAPLACE(pruning_ratio) if is_foreign(pruning_ratio) else _laplace_error(pruning_ratio)
+
+
+def _laplace_error(pruning_ratio: Array) -> Array:
     xp = namespace(pruning_ratio)
     x = -xp.log1p(-pruning_ratio)
     # 1 - e^-x (1 + x + x^2/2) cancels below x = 0.05, where its series x^3/6 - x^4/8 + ... is used.
@@ -100,6 +106,21 @@ def pruning_error_slope(pruning_ratio: Array, law: Literal["linear", "laplace"] 
     if law == "linear":
         return pruning_ratio * 0.0 + 1.0
     return 0.5 * namespace(pruning_ratio).log1p(-pruning_ratio) ** 2
+
+
+# its slope ln(1-r)^2 / 2 is never negative and least at 0
+_LAPLACE = Elementary(
+    "laplace_pruning_error",
+    lambda r: np.where(r == 1.0, 1.0, _laplace_error(r)),
+    lambda r: pruning_error_slope(r, "laplace"),
+    monotone=1,
+    slope_monotone=-1,
+    lower=-math.inf,
+    upper=1.0,
+    slope_turn=0.0,
+    accuracy=1e-10,  # above the series 1 - (...) loses five digits
+    formula=_laplace_error,
+)
 
 
 def pruning_error_l1(pruning_ratio: Array) -> Array:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jointopt.models._array import as_array, namespace
+from jointopt.models._array import as_array, is_foreign, namespace
+from jointopt.models.special import Elementary
 
 __all__ = [
     "curve_distortion",
@@ -36,6 +37,11 @@ def magnitude_distortion(pruning_ratio: Array) -> Array:
 
     The least of all pruners that zero a fraction r and keep the rest exact. Convex and increasing, 0 at 0, 1 at 1.
     """
+    # elsewhere than in float64 the series would be too short, and its switch undecided
+    return _DISTORTION(pruning_ratio) if is_foreign(pruning_ratio) else _magnitude_distortion(pruning_ratio)
+
+
+def _magnitude_distortion(pruning_ratio: Array) -> Array:
     xp = namespace(pruning_ratio)
     ratio = as_array(pruning_ratio, xp)
     small = ratio < 0.02
@@ -57,14 +63,51 @@ def magnitude_distortion_slope(pruning_ratio: Array) -> Array:
     return -namespace(pruning_ratio).log1p(-pruning_ratio)
 
 
+# its slope -ln(1-r) rises through 0 at 0
+_DISTORTION = Elementary(
+    "laplace_magnitude_distortion",
+    _magnitude_distortion,
+    magnitude_distortion_slope,
+    monotone=-1,
+    slope_monotone=1,
+    lower=-float("inf"),
+    upper=1.0,
+    turn=0.0,
+    accuracy=1e-11,  # above the series r + (1-r) ln(1-r) loses four digits
+    formula=_magnitude_distortion,
+)
+
+
 def mask_entropy(pruning_ratio: Array) -> Array:
     """H_2(r), bits per weight that a mask with a fraction r of zeros needs at least (4b [K])."""
+    return _ENTROPY(pruning_ratio) if is_foreign(pruning_ratio) else _mask_entropy(pruning_ratio)
+
+
+def _mask_entropy(pruning_ratio: Array) -> Array:
     xp = namespace(pruning_ratio)
     ratio = as_array(pruning_ratio, xp)
     inside = (ratio > 0.0) & (ratio < 1.0)
     r = xp.where(inside, ratio, xp.full_like(ratio, 0.5))
     entropy = -(r * xp.log(r) + (1.0 - r) * xp.log1p(-r)) / _LN2
     return xp.where(inside, entropy, xp.zeros_like(ratio))
+
+
+def _mask_entropy_slope(pruning_ratio: Array) -> Array:
+    # 1 - 2r is exact where the slope is near 0
+    return namespace(pruning_ratio).log1p((1.0 - 2.0 * pruning_ratio) / pruning_ratio) / _LN2
+
+
+# concave, greatest at 1/2
+_ENTROPY = Elementary(
+    "binary_entropy",
+    _mask_entropy,
+    _mask_entropy_slope,
+    monotone=1,
+    slope_monotone=-1,
+    upper=1.0,
+    turn=0.5,
+    formula=_mask_entropy,
+)
 
 
 def pruned_rate(pruning_ratio: Array, bits: Array) -> Array:
@@ -119,6 +162,8 @@ def curve_ratio(distortion: Array, ratios: Array, distortions: Array) -> Array:
 
 def _interpolate(x: Array, known: Any, values: Any) -> Array:
     xp = namespace(x)
+    if hasattr(x, "interpolate"):
+        return x.interpolate(known, values)
     x = as_array(x, xp)
     plain = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
     piece = np.clip(np.searchsorted(known, plain, side="right") - 1, 0, known.size - 2)

@@ -2,8 +2,9 @@
 
 Every function is elementwise and keeps the shape of its argument. A torch tensor gives a tensor (same device
 and floating dtype, computed in float64 on the CPU), differentiable to any order by `backward` and by
-`torch.func.grad`, `jvp` and `vmap`; anything else gives NumPy float64. torch is imported only once a tensor
-is met.
+`torch.func.grad`, `jvp` and `vmap`. An array with a namespace of its own (`jointopt.arithmetic`) is asked for the
+function itself, by its method ``special``, which is told the function's name and shape. Anything else gives NumPy
+float64. torch is imported only once a tensor is met.
 
 Nothing is validated here: an argument outside the domain, or nan, gives nan without a warning.
 """
@@ -21,6 +22,8 @@ import numpy.typing as npt
 import scipy.special as sc
 from array_api_compat import is_torch_array
 
+from jointopt.models._array import is_foreign, namespace
+
 __all__ = [
     "exp1",
     "exp_exp1",
@@ -34,7 +37,7 @@ __all__ = [
     "x_k1",
 ]
 
-Array = Any  # a NumPy array or scalar, a Python float, or a torch tensor
+Array = Any  # a NumPy array or scalar, a Python float, a torch tensor, or an array that knows `special`
 _Vector = npt.NDArray[np.float64]
 
 _LN2 = math.log(2.0)
@@ -44,16 +47,31 @@ _LN2 = math.log(2.0)
 
 
 @dataclass(frozen=True, eq=False)
-class _Function:
-    """An elementwise function: its values in NumPy, its derivative in differentiable functions."""
+class Elementary:
+    """An elementwise function: its values in NumPy, its derivative in differentiable functions, its shape.
 
+    The shape is what interval arithmetic needs: the function is monotone, or changes its direction once, at `turn`
+    (rising up to it where `monotone` is 1), and so is its slope. Reasons stand where each function is made.
+    """
+
+    name: str
     kernel: Callable[[_Vector], _Vector]  # 1-D float64 to 1-D float64, called on [lower, inf] and nan only
-    slope: Callable[[Any], Any]  # tensor to tensor; itself differentiable, hence derivatives of any order
+    slope: Callable[[Any], Any]  # array to array of its kind; in torch differentiable, hence derivatives of any order
+    monotone: int  # 1 rising, -1 falling
+    slope_monotone: int
     lower: float = 0.0
+    upper: float = math.inf
+    turn: float | None = None
+    slope_turn: float | None = None
+    slope_lower: float | None = None  # from here the slope is exact to rounding; None: all over the domain
+    accuracy: float = 1e-13  # a bound of the kernel's and the slope's relative errors
+    formula: Callable[[Any], Any] | None = None  # in array functions, for arrays that do not know the name
 
     def __call__(self, x: Array) -> Array:
         if is_torch_array(x):
             return _torch_elementwise().apply(x, self)
+        if is_foreign(x):
+            return x.special(self)
         return self.on_numpy(x)[()]
 
     def on_numpy(self, x: npt.ArrayLike) -> _Vector:
@@ -73,12 +91,12 @@ class _Function:
 
 @cache
 def _torch_elementwise() -> Any:
-    """The autograd function behind every `_Function`, made on first use to keep torch out of the import."""
+    """The autograd function behind every `Elementary`, made on first use to keep torch out of the import."""
     import torch
 
     class Elementwise(torch.autograd.Function):
         @staticmethod
-        def forward(x: Any, function: _Function) -> Any:
+        def forward(x: Any, function: Elementary) -> Any:
             values = torch.from_numpy(function.on_numpy(x.detach().to("cpu", torch.float64).numpy()))
             return values.to(x.device, x.dtype if x.is_floating_point() else torch.float64)
 
@@ -99,7 +117,7 @@ def _torch_elementwise() -> Any:
             return tangent * ctx.function.slope(x)
 
         @staticmethod
-        def vmap(info: Any, in_dims: Any, x: Any, function: _Function) -> Any:
+        def vmap(info: Any, in_dims: Any, x: Any, function: Elementary) -> Any:
             return _torch_elementwise().apply(x, function), in_dims[0]
 
     return Elementwise
@@ -141,10 +159,25 @@ def _x_k0_kernel(x: _Vector) -> _Vector:
     return x * sc.k0(y)
 
 
-_K0: _Function = _Function(sc.k0, lambda x: -_K1(x))
-_K1: _Function = _Function(sc.k1, lambda x: -(_K0(x) + _K1(x) / x))
-_X_K0: _Function = _Function(_x_k0_kernel, lambda x: _K0(x) - _X_K1(x))
-_X_K1: _Function = _Function(_x_k1_kernel, lambda x: -_X_K0(x))
+# K_n(x), the integral of e^(-x cosh t) cosh(nt) over t > 0, is positive, falling and convex in x. Hence x*K1, of
+# slope -x*K0, falls. (x*K0)' = K0 - x*K1 has the one zero _X_K0_TOP, and (x*K0)'' = x*K0 - K1 the one zero
+# _X_K0_BEND, since x*K0/K1 and x*K1/K0 rise.
+_X_K0_TOP = 0.5950467264497843
+_X_K0_BEND = 1.3315792183584554
+_K0: Elementary = Elementary("k0", sc.k0, lambda x: -_K1(x), monotone=-1, slope_monotone=1)
+_K1: Elementary = Elementary("k1", sc.k1, lambda x: -(_K0(x) + _K1(x) / x), monotone=-1, slope_monotone=1)
+_X_K0: Elementary = Elementary(
+    "x_k0",
+    _x_k0_kernel,
+    lambda x: _K0(x) - _X_K1(x),
+    monotone=1,
+    turn=_X_K0_TOP,
+    slope_monotone=-1,
+    slope_turn=_X_K0_BEND,
+)
+_X_K1: Elementary = Elementary(
+    "x_k1", _x_k1_kernel, lambda x: -_X_K0(x), monotone=-1, slope_monotone=-1, slope_turn=_X_K0_TOP
+)
 
 
 def k0(x: Array) -> Array:
@@ -277,15 +310,23 @@ def _stieltjes_kernel(n: int, x: _Vector) -> _Vector:
 
 
 @cache
-def _stieltjes(n: int) -> _Function:
-    return _Function(partial(_stieltjes_kernel, n), lambda x: -n * _stieltjes(n + 1)(x))
+def _stieltjes(n: int) -> Elementary:
+    # 1/(x + o)^n falls and is convex in x for every o, and so is its mean
+    return Elementary(
+        f"stieltjes_{n}",
+        partial(_stieltjes_kernel, n),
+        lambda x: -n * _stieltjes(n + 1)(x),
+        monotone=-1,
+        slope_monotone=1,
+    )
 
 
 def _exp1_slope(x: Any) -> Any:
-    return -(-x).exp() / x
+    return -namespace(x).exp(-x) / x
 
 
-_EXP1: _Function = _Function(sc.exp1, _exp1_slope)
+# the integrand is positive and falls
+_EXP1: Elementary = Elementary("exp1", sc.exp1, _exp1_slope, monotone=-1, slope_monotone=1)
 
 
 def exp1(x: Array) -> Array:
@@ -330,10 +371,19 @@ def _lambertw_kernel(x: _Vector) -> _Vector:
 
 
 def _lambertw_slope(x: Any) -> Any:
-    return 1.0 / (x + _LAMBERTW(x).exp())
+    return 1.0 / (x + namespace(x).exp(_LAMBERTW(x)))
 
 
-_LAMBERTW: _Function = _Function(_lambertw_kernel, _lambertw_slope, lower=_BRANCH)
+# The inverse of w*e^w, which rises and is convex for w > -1. Close to the branch point the slope's sum cancels.
+_LAMBERTW: Elementary = Elementary(
+    "lambertw",
+    _lambertw_kernel,
+    _lambertw_slope,
+    monotone=1,
+    slope_monotone=-1,
+    lower=_BRANCH,
+    slope_lower=_BRANCH + 1e-4,
+)
 
 
 def lambertw(x: Array) -> Array:
@@ -368,8 +418,15 @@ def _moment_kernel(n: int, s: _Vector) -> _Vector:
 
 
 @cache
-def _moment(n: int) -> _Function:
-    return _Function(partial(_moment_kernel, n), lambda s: -n * _moment(n + 1)(s))
+def _moment(n: int) -> Elementary:
+    # (o/(1 + s*o))^n falls and is convex in s for every o, and so is its mean
+    return Elementary(
+        f"moment_{n}",
+        partial(_moment_kernel, n),
+        lambda s: -n * _moment(n + 1)(s),
+        monotone=-1,
+        slope_monotone=1,
+    )
 
 
 def _rate_kernel(s: _Vector) -> _Vector:
@@ -378,7 +435,10 @@ def _rate_kernel(s: _Vector) -> _Vector:
     return out
 
 
-_RATE: _Function = _Function(_rate_kernel, lambda s: _moment(1)(s) / _LN2)
+# log(1 + s*o) rises and is concave in s for every o
+_RATE: Elementary = Elementary(
+    "rayleigh_rate", _rate_kernel, lambda s: _moment(1)(s) / _LN2, monotone=1, slope_monotone=-1
+)
 
 
 def rayleigh_rate(snr: Array) -> Array:
@@ -420,7 +480,14 @@ def _packet_error_kernel(x: _Vector) -> _Vector:
     return _split(x, 1.0, small, lambda x: 1.0 - _x_k1_kernel(2.0 * np.sqrt(x)))
 
 
-_PACKET_ERROR: _Function = _Function(_packet_error_kernel, lambda x: 2.0 * _K0(2.0 * x.sqrt()))
+# 1 - e^(-x/o) rises and is concave in x for every o
+_PACKET_ERROR: Elementary = Elementary(
+    "rayleigh_packet_error",
+    _packet_error_kernel,
+    lambda x: 2.0 * _K0(2.0 * namespace(x).sqrt(x)),
+    monotone=1,
+    slope_monotone=-1,
+)
 
 
 def rayleigh_packet_error(x: Array) -> Array:
