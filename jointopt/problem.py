@@ -7,10 +7,13 @@ A solver never knows a design. It asks `Problem.capabilities()` for structure ob
 * `Cells`: given prices on the sums, each unit is a search over one real variable and an enumerated label, with a
   rigorous lower bound on every cell;
 * `Priced`: the priced response itself, where a problem computes it in a way of its own;
+* `Boxes`: units with a few variables each, whose functions take intervals, which bounds any box of them;
+* `Shared`: a few variables common to all units, around `Boxes`;
 * `Search`: a few complicating variables and a completion of the rest, for Bayesian optimization;
 * `Blocks`: steps to alternate, in closed form or convex;
 * `Selection`: units that may be left out, and what the number taken does to the objective;
 * `Convex`: a whole problem that is a convex program;
+* `Scenarios`: the problems of several systems, for one decision that must do for all;
 * `Baseline`: what the design is compared with.
 
 Without `Sums` and `Cells`, or `Convex`, there is no certificate, and no lower bound is claimed.
@@ -28,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jointopt.decision import Array, Decision
-from jointopt.errors import InputError, nearest
+from jointopt.errors import InputError, is_real, nearest
 from jointopt.system import FEASIBILITY_TOLERANCE, FloatArray, Scenario, System
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ __all__ = [
     "FEASIBILITY_TOLERANCE",
     "Baseline",
     "Blocks",
+    "Boxes",
     "Capabilities",
     "CellList",
     "Cells",
@@ -49,9 +53,14 @@ __all__ = [
     "Priced",
     "Problem",
     "Response",
+    "Scenarios",
     "Search",
     "SelectableCells",
     "Selection",
+    "SelectionTree",
+    "Shared",
+    "SharedTree",
+    "Step",
     "Sums",
     "Variable",
     "changed_ranges",
@@ -72,6 +81,9 @@ class Variable:
     meaning: str = ""
 
     def __post_init__(self) -> None:
+        for end in ("lower", "upper"):
+            value = np.atleast_1d(np.asarray(getattr(self, end), dtype=np.float64))
+            object.__setattr__(self, end, value)
         if np.any(self.lower > self.upper):
             u = int(np.argmax(self.lower > self.upper))
             raise InputError(
@@ -139,7 +151,8 @@ class Conflict:
 
     Each entry of `relax` is one alternative on its own: a budget's name and the least value that suffices with
     everything else as given (None where raising this budget alone cannot help). `factor` raises all budgets of
-    the unit together.
+    the unit together. `irreducible` names budgets that cannot be met together but can without any one of them; for
+    one unit with at most two budgets it follows from `relax`.
     """
 
     device: int | None
@@ -148,6 +161,16 @@ class Conflict:
     budget: Mapping[str, float]
     factor: float | None
     text: str
+    irreducible: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        told = self.irreducible or self.device is None or not 1 <= len(self.relax) <= 2
+        if told or (self.factor is not None and self.factor <= 1.0):
+            return
+        names = tuple(self.relax)
+        # a budget that all others together cannot make up for is short by itself
+        alone = [name for name in names if all(self.relax[other] is None for other in names if other != name)]
+        object.__setattr__(self, "irreducible", (alone[0],) if alone else names)
 
 
 @dataclass(frozen=True)
@@ -279,6 +302,63 @@ class Leaves:
     def __len__(self) -> int:
         return int(self.unit.size)
 
+    @staticmethod
+    def join(parts: list[Leaves]) -> Leaves:
+        """Return all boxes of several (at least one), which have the same coordinates."""
+        return Leaves(
+            names=parts[0].names,
+            unit=np.concatenate([p.unit for p in parts]),
+            low=np.concatenate([p.low for p in parts], axis=1),
+            high=np.concatenate([p.high for p in parts], axis=1),
+            bound=np.concatenate([p.bound for p in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class SelectionTree:
+    """Why a bound over selections holds: a tree of sets of selections, each bounded at a price of its own.
+
+    A node is about the selections that take the units of state 1, leave out those of state -1, and have a mass within
+    [low, high]; its bound is the one of `jointopt.solvers.selection` at its price, and holds for these. Nodes without a
+    parent share the units decided beforehand, and their ranges of masses cover all that is possible. The children of
+    a node decide further units of it, or none where it was bounded again at another price. Left out are selections out
+    of order among interchangeable units (`Selection.kind`): of those, the first are taken. Hence
+
+        lower_bound = min over nodes without children of the greatest bound among the node and its ancestors.
+
+    Attributes
+    ----------
+    parent : int array, shape [nodes]
+        Row of the node's parent; -1 for none.
+    state : int8 array, shape [nodes, units]
+        1 taken, -1 left out, 0 either.
+    low, high : array, shape [nodes]
+        Range of masses.
+    price : array, shape [nodes]
+        Price on the limited sum; nan where the units taken exceed the limit even with `least`.
+    bound : array, shape [nodes]
+        Bound at that price, without that of the ancestors; inf where no selection is left.
+    prices : array, shape [prices]
+        The prices used, sorted.
+    unit_bounds : array, shape [prices, units]
+        Lower bound of each unit's cost plus price times use; inf where it has no feasible decision.
+    least : array, shape [units]
+        Least use of the limited sum by each unit; those above the limit are left out from the start.
+    """
+
+    parent: npt.NDArray[np.int64]
+    state: npt.NDArray[np.int8]
+    low: FloatArray
+    high: FloatArray
+    price: FloatArray
+    bound: FloatArray
+    prices: FloatArray
+    unit_bounds: FloatArray
+    least: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.parent.size)
+
 
 @dataclass(frozen=True)
 class Response:
@@ -346,6 +426,92 @@ class Priced(Protocol):
         ...
 
 
+class Boxes(Protocol):
+    """Units with a few variables each, whose functions also take intervals: boxes can be bounded without a proof.
+
+    `lower` and `upper` have shape [coordinates, units]; `integer` and `logarithmic` (how boxes are halved) one entry
+    a coordinate.
+    """
+
+    units: int
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    integer: npt.NDArray[np.bool_]
+    logarithmic: npt.NDArray[np.bool_]
+
+    def derive(self, prices: FloatArray, unit: Any, x: FloatArray) -> FloatArray:
+        """Return points [coordinates, rows] made better where a closed form knows how; the same where none does."""
+        ...
+
+    def terms(self, prices: FloatArray, unit: Any, x: Any) -> tuple[Array, list[Array]]:
+        """Return (priced value, excess of every constraint over its limit, relative) at points or intervals.
+
+        `prices` [features, rows], `unit` [rows], `x` one array or interval [rows] a coordinate; an excess of at most
+        0 is feasible. Prices hold for each row on its own.
+        """
+        ...
+
+    def complete(self, prices: FloatArray, unit: Any, x: FloatArray) -> tuple[dict[str, FloatArray], FloatArray]:
+        """Return the full decision and the features [features, rows] at points [coordinates, rows]."""
+        ...
+
+
+class Shared(Protocol):
+    """A few variables that all units share; between given ends the rest is `Sums` over `Boxes`.
+
+    Each unit may then take its own value between the ends: a relaxation, exact where the ends meet.
+    """
+
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    integer: npt.NDArray[np.bool_]
+
+    def within(self, low: FloatArray, high: FloatArray) -> tuple[Sums, Boxes]:
+        """Return the problem with the shared variables between `low` and `high`, shape [names]."""
+        ...
+
+    def chosen(self, decision: Mapping[str, FloatArray]) -> FloatArray:
+        """Return the values [names, units] that a relaxation's decision gave the shared variables."""
+        ...
+
+    def judge(self, decision: Mapping[str, FloatArray]) -> tuple[dict[str, FloatArray], float]:
+        """Return the problem's own variables of such a decision, the shared ones averaged, and the objective there.
+
+        The objective is inf where that is not feasible.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SharedTree:
+    """Parts of the ranges of shared variables that together cover them, each with a proved bound.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The shared variables.
+    low, high : array, shape [parts, variables]
+        Ends of each part.
+    bound : array, shape [parts]
+        Lower bound of the objective over the feasible decisions of the part; inf where there is none.
+    prices, multipliers : array, shape [parts, features]
+        Prices (multipliers of the limits included) at which the bound follows from `Shared.within(low, high)`;
+        of no meaning where the bound is inf.
+    ratio : array, shape [parts]
+        The ratio t at which N - t D was bounded; 0 where the objective is no ratio.
+    """
+
+    names: tuple[str, ...]
+    low: FloatArray
+    high: FloatArray
+    bound: FloatArray
+    prices: FloatArray
+    multipliers: FloatArray
+    ratio: FloatArray
+
+
 class SelectableCells(Cells, Protocol):
     """Cells whose units can be taken apart, for problems with a `Selection`."""
 
@@ -355,22 +521,56 @@ class SelectableCells(Cells, Protocol):
 
 
 class Search(Protocol):
-    """A few complicating variables, one per unit; the rest follows in closed form."""
+    """A few complicating variables and a completion of the rest; `jointopt.search.FlatSearch` holds all of them.
+
+    All arrays are over the search's variables: as a rule one per unit.
+    """
 
     name: str
     lower: FloatArray
     upper: FloatArray
-    logarithmic: bool
-    attribute: FloatArray
-    """One number per unit that a policy may depend on, such as the logarithm of the mean gain."""
+
+    @property
+    def logarithmic(self) -> bool | npt.NDArray[np.bool_]:
+        """Real variables searched on a logarithmic scale: all or none, or one truth value each."""
+        ...
+
+    @property
+    def kind(self) -> str | npt.NDArray[np.str_]:
+        """``"real"``, ``"integer"`` or ``"binary"``: for all, or one each; a search without it is real."""
+        ...
+
+    @property
+    def attribute(self) -> FloatArray | None:
+        """One number per variable that a policy may depend on, such as the logarithm of the mean gain; or None."""
+        ...
 
     def complete(self, x: FloatArray) -> Decision:
-        """Return the best decision at x, shape ``[..., units]``; the least violating one where none is feasible."""
+        """Return the best decision at x, shape ``[..., variables]``; the least violating one where none is feasible.
+
+        It may change variables of whole numbers that allow nothing feasible; `locate` then tells the new ones.
+        """
+        ...
+
+    def locate(self, decision: Decision) -> FloatArray:
+        """Return the x that leads to a decision, or to one like it, shape ``[..., variables]``: for warm starts."""
         ...
 
     def unit_values(self, x: FloatArray) -> FloatArray | None:
         """Return values ``[..., units]`` whose sum is the objective (penalised where infeasible), or None."""
         ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """Some variables to choose with the others as they are, by the solver: a convex program, or a gradient search.
+
+    `convex`: the objective and the constraints are convex in these variables by the rules of disciplined convex
+    programming, as `Problem.evaluate` writes them.
+    """
+
+    variables: tuple[str, ...]
+    convex: bool = False
 
 
 @dataclass(frozen=True)
@@ -382,7 +582,7 @@ class Blocks:
     """
 
     start: Callable[[], Decision]
-    steps: Mapping[str, Callable[[Decision], Decision]]
+    steps: Mapping[str, Callable[[Decision], Decision] | Step]
     tolerance: float = 0.0
     max_iterations: int = 100
 
@@ -439,6 +639,14 @@ class Convex(Protocol):
 
 
 @dataclass(frozen=True)
+class Scenarios:
+    """The problems of several systems, one decision for all; what the objective is over them."""
+
+    problems: tuple[Problem, ...]
+    measure: Literal["worst", "mean", "chance"]
+
+
+@dataclass(frozen=True)
 class Baseline:
     """Something the design is compared with.
 
@@ -459,12 +667,17 @@ class Capabilities:
     sums: Sums | None = None
     cells: Cells | None = None
     priced: Priced | None = None
+    boxes: Boxes | None = None
+    shared: Shared | None = None
+    scenarios: Scenarios | None = None
     search: Search | None = None
     blocks: Blocks | None = None
     selection: Selection | None = None
     convex: Convex | None = None
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     conflicts: Callable[[npt.NDArray[np.int64]], list[Conflict]] | None = None
+    note: str = ""
+    """Why there is no certificate, where there is none."""
 
 
 Ranges = Mapping[str, tuple[FloatArray, FloatArray]]
@@ -511,6 +724,8 @@ class Problem(ABC):
     minimises: str = ""
     system_type: ClassVar[type[Scenario]] = System
     """What kind of system the problem is about."""
+    budgets: ClassVar[Mapping[str, str]] = {}
+    """Quantities that the system limits for every device, to the fields that hold the limits."""
     system: Any
 
     @classmethod
@@ -536,6 +751,38 @@ class Problem(ABC):
     def restrict(self, **ranges: Any) -> Self:
         """Return the same problem with variables fixed (a number) or narrowed (a pair)."""
         raise InputError(f"{self.name}: variables cannot be restricted")
+
+    def limited(
+        self, each: Mapping[str, float] | None = None, *, total: Mapping[str, float] | None = None
+    ) -> Self:
+        """Return the same problem with some quantities limited further: ``limited({"delay": 0.2})``.
+
+        Parameters
+        ----------
+        each : mapping of str to float
+            Quantity, to the most that any device may have of it, SI; budgets of the system's own that are lower stay.
+        total : mapping of str to float
+            The same for the sum over the devices.
+
+        Raises
+        ------
+        InputError
+            For quantities that the problem cannot limit in this way, or limits out of range.
+        """
+        for over, limits in (("each device", each), ("all devices together", total)):
+            for quantity, limit in (limits or {}).items():
+                if over != "each device" or quantity not in self.budgets:
+                    can = f"it limits {' and '.join(self.budgets)} of each device" if self.budgets else "it limits none"
+                    raise InputError(f"limited: {self.name} cannot limit '{quantity}' of {over}; {can}")
+                if not (is_real(limit) and 0.0 < limit < np.inf):
+                    raise InputError(f"limited: {quantity}={limit!r} must be a finite number above 0")
+        owners = {key: name for name, kind in self.system.sections().items() for key in kind.model_fields}
+        changes = {}
+        for quantity, limit in (each or {}).items():
+            field_name = self.budgets[quantity]
+            own = getattr(getattr(self.system, owners[field_name]), field_name)
+            changes[field_name] = np.minimum(own, limit)
+        return self.with_system(self.system.with_(**changes)) if changes else self
 
     def settings(self) -> dict[str, Any]:
         """Return the options beside the system that define the problem, for the record."""
@@ -565,6 +812,16 @@ class Problem(ABC):
                 raise InputError(f"settings: '{cls.name}' does not know '{name}'{nearest(name, known)}")
         problem: Self = make(system, **options)
         return problem.restrict(**ranges) if ranges else problem
+
+    def with_system(self, system: Scenario) -> Self:
+        """Return the same design with the same options for another system.
+
+        Raises
+        ------
+        InputError
+            For a system in which ranges that were set on this problem are not allowed.
+        """
+        return type(self).from_settings(system, self.settings())
 
     def check(self, decision: Decision) -> None:
         """Raise `InputError` unless the decision names the problem's variables, for as many devices."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,10 @@ from jointopt.system import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from jointopt.relaxation import Relaxation
+    from jointopt.sensitivity import Sensitivity
+    from jointopt.verification import Verification
 
 __all__ = ["SCHEMA", "Certificate", "Result", "Status"]
 
@@ -43,6 +47,9 @@ class Certificate:
         The ratio t at which N - t D was bounded; 0 where the objective is no ratio.
     unit_bounds : array, shape [units], optional
         Lower bound of every unit's share at these prices.
+    caps : dict of arrays, shape [units]
+        Most that each unit can use of a limited sum, by the sum's name: the limit less the proved least use of all
+        the others. Unit bounds and leaves hold for decisions within these caps, as every feasible one is.
     leaves : Leaves, optional
         The cells behind the unit bounds, where they were kept.
     search : object, optional
@@ -58,6 +65,7 @@ class Certificate:
     multipliers: Mapping[str, float] = field(default_factory=dict)
     ratio: float = 0.0
     unit_bounds: FloatArray | None = None
+    caps: Mapping[str, FloatArray] = field(default_factory=dict)
     leaves: Leaves | None = None
     search: Any = None
     cells: int = 0
@@ -122,6 +130,63 @@ class Result:
             raise InputError("explain: the result holds no decision")
         return self.problem.explain(self.decision)
 
+    def sensitivity(self, parameters: Iterable[str] | None = None) -> Sensitivity:
+        """Return how much the optimum improves per unit more of every budget and physical parameter.
+
+        At the integers of this result; its real part is moved to where the optimality conditions hold
+        (`jointopt.sensitivity`).
+
+        Parameters
+        ----------
+        parameters : iterable of str, optional
+            Fields of the system; all with a unit when not given.
+
+        Raises
+        ------
+        InputError
+            Where the result is not feasible, or a parameter is unknown.
+        """
+        from jointopt.sensitivity import sensitivity
+
+        if self.decision is None or not self.feasible:
+            raise InputError(f"sensitivity: the result is {self.status}; ask for its relaxation() instead")
+        return sensitivity(self.problem, self.decision, parameters)
+
+    def relaxation(self) -> Relaxation:
+        """Return the smallest changes of budgets that make an infeasible problem feasible, and what is in conflict.
+
+        Raises
+        ------
+        InputError
+            Where the result is feasible.
+        """
+        from jointopt.relaxation import relaxation
+
+        if self.feasible:
+            raise InputError(f"relaxation: the result is {self.status}; there is nothing to relax")
+        return relaxation(self.problem, self.decision, self.infeasibility, seed=self.seed or 0)
+
+    def verify(self, *, units: int = 1000, seed: int = 0, digits: int = 50) -> Verification:
+        """Recompute value, feasibility and bound from the problem alone, independently of the solver.
+
+        Parameters
+        ----------
+        units : int
+            Devices evaluated, and points priced, in extended precision; a seeded sample where there are more.
+        seed : int
+            Seed of the samples.
+        digits : int
+            Decimal digits of the extended precision.
+
+        Raises
+        ------
+        VerificationError
+            Where something differs from what this result says; the message names it and by how much.
+        """
+        from jointopt.verification import verify
+
+        return verify(self, units=units, seed=seed, digits=digits)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (arrays as NumPy arrays), the contract of the JSON file."""
         evaluation: dict[str, Any] = {}
@@ -160,6 +225,7 @@ class Result:
                     "budget": dict(c.budget),
                     "factor": c.factor,
                     "text": c.text,
+                    "irreducible": list(c.irreducible),
                 }
                 for c in self.infeasibility
             ],

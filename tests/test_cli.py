@@ -271,7 +271,7 @@ def test_infeasible_exits_3_with_reasons(run: Cli, tmp_path: Path) -> None:
     assert saved["gap"] is None
     assert [c["device"] for c in saved["infeasibility"]] == [0, 1, 2]
     for conflict in saved["infeasibility"]:
-        assert set(conflict) == {"device", "binding", "relax", "budget", "factor", "text"}
+        assert set(conflict) == {"device", "binding", "relax", "budget", "factor", "text", "irreducible"}
         assert conflict["factor"] > 1
         assert conflict["text"] in out
     assert saved["decision"] is not None
