@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from jointopt.problem import Evaluation, Problem, Variable
     from jointopt.result import Certificate, Result
     from jointopt.solvers import methods, solve
+    from jointopt.solvers.batch import ResultBatch, solve_many
+    from jointopt.solvers.stream import Stream
     from jointopt.study import carry_out, compare, train
     from jointopt.system import Bound, Devices, Generalization, InferenceSystem, Learner, Radio, System
 
@@ -61,6 +63,7 @@ _NAMES = {
     "Problem": "jointopt.problem",
     "Radio": "jointopt.system",
     "Result": "jointopt.result",
+    "RobustProblem": "jointopt.robust",
     "SolverError": "jointopt.errors",
     "System": "jointopt.system",
     "Task": "jointopt.federated",
@@ -71,7 +74,16 @@ _NAMES = {
     "measure_constants": "jointopt.federated",
     "measure_generalization": "jointopt.federated",
     "methods": "jointopt.solvers",
+    "DeclaredProblem": "jointopt.problems.declared",
+    "Inner": "jointopt.problems.terms",
+    "Block": "jointopt.problems.terms",
+    "each": "jointopt.problems.terms",
+    "total": "jointopt.problems.terms",
+    "worst": "jointopt.problems.terms",
+    "ResultBatch": "jointopt.solvers.batch",
+    "Stream": "jointopt.solvers.stream",
     "solve": "jointopt.solvers",
+    "solve_many": "jointopt.solvers.batch",
     "train": "jointopt.study",
 }
 
@@ -92,7 +104,10 @@ __all__ = [
     "Problem",
     "Radio",
     "Result",
+    "ResultBatch",
+    "RobustProblem",
     "SolverError",
+    "Stream",
     "System",
     "Task",
     "TrainingResult",
@@ -109,7 +124,14 @@ __all__ = [
     "plot",
     "problems",
     "pruning",
+    "DeclaredProblem",
+    "Inner",
+    "Block",
+    "each",
+    "total",
+    "worst",
     "solve",
+    "solve_many",
     "solvers",
     "study",
     "systems",

@@ -46,3 +46,14 @@ def test_the_example_scenario_of_a_shared_band_is_solved() -> None:
     assert result.decision is not None
     # a real choice: the band does not do for everyone's dense model
     assert result.decision["pruning_ratio"].max() > 0.0 or result.decision["selected"].min() == 0.0
+
+
+@pytest.mark.parametrize("name", ["pool", "deadline", "fairness"])
+def test_worked_examples_are_those_of_the_notebooks_and_short(name: str) -> None:
+    """The code in the text is what the notebook, executed in CI, runs."""
+    notebook = (DOCS.parent / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
+    cells = [re.sub(r"^# %%.*", "", cell).strip() for cell in re.split(r"^(?=# %%)", notebook, flags=re.M)]
+    declared = next(cell for cell in cells if cell.startswith("system = "))
+    text = (DOCS / "declared.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, flags=re.S) if declared in b)
+    assert len(block.strip().splitlines()) < 40

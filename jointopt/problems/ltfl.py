@@ -27,6 +27,7 @@ r_T or r_E exceeds 1 at every power, and the cell is infeasible whatever their s
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -42,6 +43,7 @@ from jointopt.problem import (
     CellList,
     Conflict,
     Evaluation,
+    Leaves,
     Problem,
     Sums,
     Variable,
@@ -78,6 +80,7 @@ class LTFL(Problem):
 
     name = "ltfl"
     minimises = "convergence gap under per-device delay and energy budgets"
+    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self,
@@ -190,23 +193,64 @@ class LTFL(Problem):
         system = self.system
         return np.where(system.batch < system.devices.samples, system.bound.gradient_variance / system.batch, 0.0)
 
-    def error_cap(self) -> float:
-        """E_cap of theory 1b, over the system's own ranges, so that restricted problems share one objective."""
+    def error_cap(self, instances: int = 1) -> Any:
+        """E_cap of theory 1b, over the system's own ranges, so that restricted problems share one objective.
+
+        One number, or one for each of several instances of equal size that the system's devices make up.
+        """
         learner, bound = self.system.learner, self.system.bound
         worst = learner.pruning_ratio_max
-        return float(
-            convergence.error_cap(
-                smoothness=bound.smoothness,
-                weight_norm_squared=bound.weight_norm_squared,
-                mask_energy=bound.mask_energy,
-                pruning_ratio_max=worst,
-                pruning_error_max=compression.pruning_error(np.asarray(worst), bound.pruning_error),
-                parameters=learner.parameters + learner.unpruned_parameters,
-                range_max=bound.quantizer_range.max(),
-                bits_min=np.asarray(float(learner.bits_min)),
-                sampling_variance=self._sampling().max(),
-            )
+        cap = convergence.error_cap(
+            smoothness=bound.smoothness,
+            weight_norm_squared=bound.weight_norm_squared,
+            mask_energy=bound.mask_energy,
+            pruning_ratio_max=worst,
+            pruning_error_max=compression.pruning_error(np.asarray(worst), bound.pruning_error),
+            parameters=learner.parameters + learner.unpruned_parameters,
+            range_max=bound.quantizer_range.reshape(instances, -1).max(axis=1),
+            bits_min=np.asarray(float(learner.bits_min)),
+            sampling_variance=self._sampling().reshape(instances, -1).max(axis=1),
         )
+        return cap if instances > 1 else float(cap[0])
+
+    def stack(self, instances: int, changes: Mapping[str, FloatArray]) -> tuple[Sums, _Cells]:
+        """Return sums and cells of many instances of the problem, one after the other.
+
+        Parameters
+        ----------
+        instances : int
+            How many.
+        changes : dict of arrays, shape [instances, devices]
+            Fields per device that differ; the sums are about one instance.
+        """
+        size = len(self.system)
+        flat = self.system.take(np.tile(np.arange(size), instances))
+        flat = flat.with_(**{name: np.ravel(values) for name, values in changes.items()})
+        own = LTFL(self.system)._ranges
+        ranges = {
+            name: (np.tile(low, instances), np.tile(high, instances))
+            for name, (low, high) in self._ranges.items()
+            if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1]))
+        }
+        if "power" in ranges and {"power_min", "power_max"} & set(changes):
+            raise InputError("stack: power_min and power_max cannot differ where power is restricted")
+        problem = type(self)(flat, objective=self.objective, ranges=ranges)
+        cells = _Cells(problem)
+        cells.regroup(problem, instances)
+        return self._sums(), cells
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """What `convergence.gap` needs beside the devices' own quantities."""
+        bound = self.system.bound
+        return {
+            "smoothness": bound.smoothness,
+            "weight_norm_squared": bound.weight_norm_squared,
+            "mask_energy": bound.mask_energy,
+            "gradient_offset": bound.gradient_offset,
+            "gradient_slope": bound.gradient_slope,
+            "error_cap": self.error_cap(),
+        }
 
     def evaluate(self, decision: Decision) -> Evaluation:
         """Return the gap, its parts, slack and quantities (theory 1a to 1c); arrays ``[..., devices]``.
@@ -260,13 +304,8 @@ class LTFL(Problem):
             pruning_ratio=ratio,
             pruning_error=compression.pruning_error(ratio, bound.pruning_error),
             quantization_variance=variance,
-            smoothness=bound.smoothness,
-            weight_norm_squared=bound.weight_norm_squared,
-            mask_energy=bound.mask_energy,
-            gradient_offset=bound.gradient_offset,
-            gradient_slope=bound.gradient_slope,
-            error_cap=self.error_cap(),
             sampling_variance=array(self._sampling()),
+            **self.constants,
         )
         parts = {
             name: xp.sum(getattr(gap, name), axis=-1)
@@ -321,25 +360,28 @@ class LTFL(Problem):
 
     def capabilities(self) -> Capabilities:
         """Sums and cells (exact with certificate), search over power, the two published closed forms, baselines."""
-        bound = self.system.bound
-        coupled = bound.gradient_slope > 0.0
-        ratio = self.objective == "bound" and coupled
-        offset = 2.0 * bound.initial_gap / (bound.learning_rate * bound.rounds)
         cells = _Cells(self)
         return Capabilities(
-            sums=Sums(
-                features=("gap", "contraction"),
-                numerator=np.array([1.0, 0.0]),
-                numerator_offset=offset if self.objective == "bound" else 0.0,
-                denominator=np.array([0.0, -1.0 if ratio else 0.0]),
-                denominator_offset=1.0,
-                limits=np.array([np.inf, CONTRACTION_LIMIT if coupled else np.inf]),
-            ),
+            sums=self._sums(),
             cells=cells,
             search=_PowerSearch(self, cells),
             blocks=self._blocks(cells),
             baselines=self._baselines(cells),
             conflicts=cells.conflicts,
+        )
+
+    def _sums(self) -> Sums:
+        bound = self.system.bound
+        coupled = bound.gradient_slope > 0.0
+        ratio = self.objective == "bound" and coupled
+        offset = 2.0 * bound.initial_gap / (bound.learning_rate * bound.rounds)
+        return Sums(
+            features=("gap", "contraction"),
+            numerator=np.array([1.0, 0.0]),
+            numerator_offset=offset if self.objective == "bound" else 0.0,
+            denominator=np.array([0.0, -1.0 if ratio else 0.0]),
+            denominator_offset=1.0,
+            limits=np.array([np.inf, CONTRACTION_LIMIT if coupled else np.inf]),
         )
 
     def _blocks(self, cells: _Cells) -> Blocks:
@@ -386,6 +428,45 @@ class LTFL(Problem):
         }
 
 
+_PER_UNIT = (
+    "snr_per_watt",
+    "power_low",
+    "power_high",
+    "low",
+    "high",
+    "ratio_low",
+    "ratio_high",
+    "ratio_limit",
+    "bits_low",
+    "bits_high",
+    "bandwidth",
+    "compute_delay",
+    "compute_energy",
+    "delay_budget",
+    "energy_budget",
+    "weight",
+    "sampling",
+    "range_squared",
+    "transmission",
+)
+"""Constants of `_Cells` that are arrays over units."""
+
+_FOR_ALL = (
+    "threshold",
+    "law",
+    "parameters",
+    "unpruned",
+    "index_bits",
+    "once_bits",
+    "fixed_share",
+    "falling_share",
+    "smooth_energy",
+    "mask_energy",
+    "contraction",
+)
+"""Constants of `_Cells` that all units share."""
+
+
 class _Cells:
     """LTFL per device: x is the mean SNR, the label is the number of bits. See the module's proof."""
 
@@ -418,7 +499,7 @@ class _Cells:
         self.weight = system.weight
         self.smooth_energy = bound.smoothness**2 * bound.weight_norm_squared
         self.mask_energy = bound.mask_energy
-        self.transmission = 8.0 * bound.gradient_offset + 2.0 * problem.error_cap()
+        self.transmission = np.full(self.units, 8.0 * bound.gradient_offset + 2.0 * problem.error_cap())
         self.contraction = 8.0 * bound.gradient_slope
         self.sampling = problem._sampling()
         self.range_squared = bound.quantizer_range**2
@@ -490,8 +571,9 @@ class _Cells:
     def _prices(self, prices: FloatArray, unit: Any) -> tuple[Any, Any]:
         """Price of the pruning and quantization error, and of a lost packet, per unit."""
         weight = self.weight[unit]
-        error = prices[0] * weight
-        return error, error * self.transmission + prices[1] * weight * self.contraction
+        of_gap, of_contraction = prices if prices.ndim == 1 else prices[:, unit]
+        error = of_gap * weight
+        return error, error * self.transmission[unit] + of_contraction * weight * self.contraction
 
     def _constant(self, unit: Any, noise: Any) -> Any:
         """Error that no ratio removes: noise of the parameters never pruned, and sampling."""
@@ -510,8 +592,48 @@ class _Cells:
         total = loss * data[2] + error * (self._error(ratio) + noise * (1.0 - ratio) + self._constant(unit, noise))
         return np.where(feasible, total, np.inf)
 
+    def take(self, index: Any) -> _Cells:
+        """Return some units, repeats allowed."""
+        out = copy.copy(self)
+        out.units = int(np.size(index))
+        for name in _PER_UNIT:
+            setattr(out, name, getattr(self, name)[index])
+        return out
+
+    def kin(self) -> tuple[Any, ...]:
+        """Return the constants that are one for all units: cells that agree in them can be joined."""
+        fading, packet_error = self.radio.fading, self.radio.packet_error
+        return (fading, packet_error, *(getattr(self, name) for name in _FOR_ALL))
+
+    @staticmethod
+    def join(parts: list[_Cells]) -> _Cells:
+        """Return the units of several problems as those of one; they must agree in `kin`."""
+        out = copy.copy(parts[0])
+        out.units = sum(part.units for part in parts)
+        for name in _PER_UNIT:
+            setattr(out, name, np.concatenate([getattr(part, name) for part in parts]))
+        out.labels = np.arange(out.bits_low.min(), out.bits_high.max() + 1)
+        out.noise_factor = np.zeros(out.labels.max() + 1)
+        for part in parts:
+            out.noise_factor[part.labels] = part.noise_factor[part.labels]
+        return out
+
+    def regroup(self, problem: LTFL, instances: int) -> None:
+        """Let the units be those of several instances of equal size: weights and E_cap are each instance's own."""
+        samples = problem.system.devices.samples.reshape(instances, -1)
+        self.weight = (samples / samples.sum(axis=1, keepdims=True)).ravel()
+        cap = problem.error_cap(instances)
+        self.transmission = np.repeat(8.0 * problem.system.bound.gradient_offset + 2.0 * cap, samples.shape[1])
+
     def cover(self, prices: FloatArray, units: slice) -> CellList:
         """Return cells over all bits and five shared SNRs, without those provably worse than a known point."""
+        return self._cover(prices, units)[0]
+
+    def left_out(self, prices: FloatArray, units: slice) -> Leaves:
+        """Return the cells that `cover` leaves out, each with the bound for which it does."""
+        return Leaves.join(self._cover(prices, units, rest=True)[1])
+
+    def _cover(self, prices: FloatArray, units: slice, *, rest: bool = False) -> tuple[CellList, list[Leaves]]:
         unit = np.arange(*units.indices(self.units))
         low, high = self.low[unit], self.high[unit]
         steps = 4 if np.any(high > low * (1 + 1e-12)) else 1
@@ -541,11 +663,26 @@ class _Cells:
             feasible = allowed & (ratio <= self.ratio_limit[unit])
             value = np.where(feasible, priced(np.minimum(ratio, cap), at[2]), np.inf)
             best = np.minimum(best, value.min(axis=0))
-        lists = []
+        lists: list[CellList] = []
+        left: list[Leaves] = []
         for i in range(steps):
             ratio = np.maximum(free, np.maximum(by_delay[i + 1], by_energy[i]))
             bound = priced(np.minimum(ratio, cap), data[i + 1][2])
-            rows, columns = np.nonzero(allowed & (ratio <= self.ratio_limit[unit]) & (bound <= best))
+            possible = ratio <= self.ratio_limit[unit]
+            wanted = allowed & possible & (bound <= best)
+            if rest:
+                rows, columns = np.nonzero(allowed & ~wanted)
+                label_of = self.labels[rows].astype(np.float64)
+                left.append(
+                    Leaves(
+                        names=("label", "x"),
+                        unit=unit[columns],
+                        low=np.stack([label_of, knots[i][columns]]),
+                        high=np.stack([label_of, knots[i + 1][columns]]),
+                        bound=np.where(possible, bound, np.inf)[rows, columns],
+                    )
+                )
+            rows, columns = np.nonzero(wanted)
             lists.append(
                 CellList(
                     unit[columns],
@@ -556,7 +693,7 @@ class _Cells:
                     data[i + 1][:, columns],
                 )
             )
-        return CellList.join(lists)
+        return CellList.join(lists), left
 
     def bound(self, prices: FloatArray, cells: CellList) -> tuple[FloatArray, FloatArray]:
         """Return the lower bound of the module's proof, and the bound's least point (NaN left of the crossing)."""
@@ -703,7 +840,10 @@ class _Cells:
         noise = self.noise(unit, label)
         weight = self.weight[unit]
         gap = weight * (
-            self.transmission * data[2] + self._error(ratio) + noise * (1.0 - ratio) + self._constant(unit, noise)
+            self.transmission[unit] * data[2]
+            + self._error(ratio)
+            + noise * (1.0 - ratio)
+            + self._constant(unit, noise)
         )
         decision = {
             "pruning_ratio": ratio,
@@ -909,6 +1049,7 @@ class _PowerSearch:
 
     name = "power"
     logarithmic = True
+    kind = "real"
 
     def __init__(self, problem: LTFL, cells: _Cells) -> None:
         self.cells = cells
@@ -942,6 +1083,10 @@ class _PowerSearch:
         power = np.asarray(x, dtype=np.float64)
         _, bits, ratio = self._inner(power)
         return Decision(pruning_ratio=ratio, bits=bits, power=power)
+
+    def locate(self, decision: Decision) -> FloatArray:
+        """Return a decision's powers."""
+        return np.asarray(decision["power"])
 
     def unit_values(self, x: FloatArray) -> FloatArray | None:
         """Return the gap per unit; where infeasible, more than any feasible value, growing with the excess."""

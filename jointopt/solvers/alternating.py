@@ -1,13 +1,18 @@
-"""The published steps applied in turn until nothing moves: without a certificate."""
+"""Steps applied in turn until nothing moves, closed forms, convex programs or gradient searches: no certificate."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 
 from jointopt.decision import Decision
-from jointopt.errors import InputError, is_real, is_whole
-from jointopt.problem import Problem
+from jointopt.errors import InputError, SolverError, is_real, is_whole
+from jointopt.problem import Problem, Step
+from jointopt.solvers.convex import SOLVER
 from jointopt.solvers.monitor import Monitor
+from jointopt.solvers.nlp import improve
 
 __all__ = ["alternating"]
 
@@ -46,7 +51,7 @@ def alternating(
     Raises
     ------
     InputError
-        When the problem offers no blocks, or an option is out of range.
+        When the problem offers no blocks, an option is out of range, or a block said to be convex is not.
     """
     blocks = problem.capabilities().blocks
     if blocks is None:
@@ -57,12 +62,13 @@ def alternating(
         raise InputError(f"max_iterations: {max_iterations!r} must be a whole number of at least 1")
     if not (is_real(tolerance) and tolerance >= 0.0):
         raise InputError(f"tolerance: {tolerance!r} must be a number of at least 0")
+    steps = {name: _step(problem, name, step) for name, step in blocks.steps.items()}
     decision = blocks.start()
     value = monitor.offer(decision)
-    names = ", ".join(blocks.steps)
+    names = ", ".join(steps)
     for sweep in range(1, max_iterations + 1):
         before, earlier = decision, value
-        for step in blocks.steps.values():
+        for step in steps.values():
             decision = step(decision)
             value = monitor.offer(decision)
         if _at_rest(before, decision, tolerance):
@@ -81,3 +87,76 @@ def _at_rest(before: Decision, after: Decision, tolerance: float) -> bool:
         bool(np.all(abs(after[name] - before[name]) <= tolerance * np.maximum(abs(after[name]), abs(before[name]))))
         for name in after
     )
+
+
+def _step(problem: Problem, name: str, step: Callable[[Decision], Decision] | Step) -> Callable[[Decision], Decision]:
+    """Return what takes a step."""
+    if not isinstance(step, Step):
+        return step
+    if not step.convex:
+        return lambda decision: improve(problem, decision, step.variables)
+    kinds = {v.name: v.kind for v in problem.variables}
+    for variable in step.variables:
+        if kinds[variable] != "real":
+            raise InputError(f"block '{name}': '{variable}' takes whole numbers only, no convex program can choose it")
+    return lambda decision: _convex_step(problem, name, step.variables, decision)
+
+
+def _convex_step(problem: Problem, name: str, variables: tuple[str, ...], decision: Decision) -> Decision:
+    """Minimise over some variables by a convex program traced from the problem's own functions.
+
+    The variables run from 0 to 1 inside, the objective and every constraint are divided by their size: conic solvers
+    fail without a word on plain hertz and watts.
+    """
+    import cvxpy as cp
+
+    from jointopt.arithmetic.convex import Convex, first_non_dcp
+
+    ranges = {v.name: (v.lower, v.upper) for v in problem.variables}
+    shares = {n: cp.Variable(ranges[n][0].size) for n in variables}
+    chosen = {n: Convex(ranges[n][0] + cp.multiply(ranges[n][1] - ranges[n][0], s)) for n, s in shares.items()}
+    traced = problem.evaluate(Decision({**decision, **chosen}))
+    here = problem.evaluate(decision)
+    size = max(abs(float(here.objective)), 1e-300)
+    constraints = [c for share in shares.values() for c in (share >= 0.0, share <= 1.0)]
+    for key, slack in traced.slack.items():
+        if key in ranges or not isinstance(slack, Convex):
+            continue
+        if not slack.expression.is_concave():
+            text = first_non_dcp(slack.expression, "concave")
+            raise InputError(f"block '{name}': constraint '{key}' is not convex as it is written: {text}")
+        constraints.append(slack.expression / np.broadcast_to(traced.scale[key], slack.shape) >= 0.0)
+    if not isinstance(traced.objective, Convex):
+        return decision
+    if not traced.objective.expression.is_convex():
+        text = first_non_dcp(traced.objective.expression, "convex")
+        raise InputError(f"block '{name}': the objective is not convex as it is written: {text}")
+    program = cp.Problem(cp.Minimize(traced.objective.expression / size), constraints)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program.solve(solver=SOLVER)
+    except cp.SolverError as error:
+        raise SolverError(f"block '{name}': {SOLVER} failed ({error})") from None
+    if any(share.value is None for share in shares.values()):
+        return decision
+    new = {}
+    for n, share in shares.items():
+        low, high = ranges[n]
+        new[n] = np.clip(low + np.clip(share.value, 0.0, 1.0) * (high - low), low, high)
+    return _not_worse(problem, decision, decision.with_(**new))
+
+
+def _not_worse(problem: Problem, old: Decision, new: Decision) -> Decision:
+    """The new decision, drawn towards the old one as far as rounding left it outside the constraints."""
+    before = problem.evaluate(old)
+    share = 1.0
+    for _ in range(30):
+        mixed = Decision({name: old[name] + share * (new[name] - old[name]) for name in new})
+        after = problem.evaluate(mixed)
+        if after.feasible() or after.violation() < before.violation():
+            return mixed
+        share = 1.0 - 2.0 * (1.0 - share) if share < 1.0 else 1.0 - 1e-9
+        if share <= 0.0:
+            break
+    return old

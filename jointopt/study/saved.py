@@ -29,11 +29,11 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def load_decision(path: str | Path) -> tuple[Decision, Any, dict[str, Any]]:
+def load_decision(path: str | Path, *, problem: Problem | None = None) -> tuple[Decision, Any, dict[str, Any]]:
     """Read a saved result: its decision, its system, and everything else in the file.
 
-    The system is of the kind that the saved problem is about; a file that names no problem is one of federated
-    learning.
+    The system is of the kind that the saved problem is about (`problem`, where it is one that a user declared); a file
+    that names no problem is one of federated learning.
 
     Raises
     ------
@@ -42,8 +42,9 @@ def load_decision(path: str | Path) -> tuple[Decision, Any, dict[str, Any]]:
     """
     path = Path(path)
     data = _read(path)
-    kind = problems.get(str(data["problem"])) if "problem" in data else None
-    system = (System if kind is None else kind.system_type).from_dict(data["scenario"], folder=path.parent)
+    kind = problems.get(str(data["problem"])) if "problem" in data and problem is None else None
+    sort = System if kind is None else kind.system_type
+    system = (sort if problem is None else type(problem.system)).from_dict(data["scenario"], folder=path.parent)
     decision = Decision(data["decision"])
     # values per layer are as many as there are layers, which the problem checks
     per_layer = {v.name for v in kind(system).variables if v.axis == "layer"} if kind is not None else set()
@@ -53,22 +54,41 @@ def load_decision(path: str | Path) -> tuple[Decision, Any, dict[str, Any]]:
     return decision, system, data
 
 
-def load_result(path: str | Path) -> tuple[Problem, Decision, dict[str, Any]]:
+def load_result(path: str | Path, *, problem: Problem | None = None) -> tuple[Problem, Decision, dict[str, Any]]:
     """Read a saved result: the problem it is an answer to, its decision, and everything else in the file.
 
     ``problem.evaluate(decision)`` computes the saved value anew.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    problem : Problem, optional
+        For a problem that a user declared, whose functions no file can hold: the problem, which is then given the file's
+        scenario and ranges.
 
     Raises
     ------
     InputError
         As `load_decision`, and when the file's settings or decision are not those of its problem.
     """
-    decision, system, data = load_decision(path)
+    decision, system, data = load_decision(path, problem=problem)
     if "problem" not in data:
         raise InputError(f"{path}: names no problem")
     settings = data.get("settings") or {}
     if not isinstance(settings, dict):
         raise InputError(f"{path}: settings are no table")
-    problem: Problem = problems.get(str(data["problem"])).from_settings(system, settings)
-    problem.check(decision)
-    return problem, decision, data
+    if problem is None:
+        loaded: Problem = problems.get(str(data["problem"])).from_settings(system, settings)
+    else:
+        if problem.name != data["problem"]:
+            raise InputError(f"{path}: is about '{data['problem']}', not '{problem.name}'")
+        ranges = {}
+        for name, ends in settings.items():
+            if not isinstance(ends, dict) or set(ends) != {"lower", "upper"}:
+                raise InputError(f"{path}: settings.{name} is no range")
+            ranges[name] = (ends["lower"], ends["upper"])
+        loaded = problem.with_system(system)
+        loaded = loaded.restrict(**ranges) if ranges else loaded
+    loaded.check(decision)
+    return loaded, decision, data

@@ -11,6 +11,7 @@ from jointopt.problem import Blocks, Capabilities, Evaluation, Problem, Variable
 from jointopt.problems.ltfl import LTFL
 from jointopt.solvers.alternating import alternating
 from jointopt.solvers.exact import minimize_sums
+from jointopt.solvers.priced import CellsPriced
 from jointopt.solvers.monitor import Monitor, StopSearch
 from jointopt.system import Bound, Devices, Learner, Radio, System
 
@@ -59,7 +60,7 @@ def test_stalls_on_the_budget_curve() -> None:
     offered = problem.capabilities()
     assert offered.sums is not None
     assert offered.cells is not None
-    best = Decision(minimize_sums(offered.sums, offered.cells).decision)
+    best = Decision(minimize_sums(offered.sums, CellsPriced(offered.cells)).decision)
     assert best["bits"][0] == 11
     assert best["pruning_ratio"][0] == 0.0
     assert part(monitor.best) == pytest.approx(0.0729, abs=5e-5)
