@@ -29,7 +29,7 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.models import distortion, inference
 from jointopt.models._array import namespace
-from jointopt.models.inference import Chains, LeastEnergy
+from jointopt.models.inference import Chains, LeastEnergy, LeastRatio
 from jointopt.problem import (
     Baseline,
     Blocks,
@@ -83,6 +83,7 @@ class CoInference(Problem):
     name = "coinference"
     minimises = "bound on the output distortion under per-device delay and energy budgets"
     system_type = InferenceSystem
+    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self, system: InferenceSystem, *, ranges: dict[str, tuple[FloatArray, FloatArray]] | None = None
@@ -296,7 +297,7 @@ class CoInference(Problem):
     # ------------------------------------------------------------------ structure
 
     def capabilities(self) -> Capabilities:
-        """Sums and cells (exact with certificate), search over the ratio, alternating steps, baselines."""
+        """Sums and cells (exact with certificate), search over splits, alternating steps, baselines."""
         cells = _Cells(self)
         return Capabilities(
             sums=Sums(
@@ -308,7 +309,7 @@ class CoInference(Problem):
                 limits=np.array([np.inf]),
             ),
             cells=cells,
-            search=_RatioSearch(self, cells),
+            search=_SplitSearch(self, cells),
             blocks=cells.blocks(),
             baselines=self._baselines(cells),
             conflicts=cells.conflicts,
@@ -657,37 +658,74 @@ def first_per_group(
     return rows[good[take]]
 
 
-class _RatioSearch:
-    """Bayesian optimization's view: a ratio per device; split, power and frequencies by the inner solution."""
+class _SplitSearch:
+    """Bayesian optimization's view: a split per device; the least feasible ratio and the resources follow."""
 
-    name = "pruning_ratio"
+    name = "split"
+    kind = "integer"
     logarithmic = False
 
     def __init__(self, problem: CoInference, cells: _Cells) -> None:
         self.cells = cells
-        self.lower, self.upper = problem._ranges["pruning_ratio"]
+        low, high = problem._ranges["split"]
+        # a device's variable counts the network's choices within its range
+        self.first = np.searchsorted(cells.labels, low, side="left")
+        last = np.searchsorted(cells.labels, high, side="right") - 1
+        self.lower, self.upper = np.zeros(cells.units), (last - self.first).astype(np.float64)
         self.attribute = -np.log(cells.noise)
 
-    def _inner(self, x: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray, LeastEnergy]:
+    def _inner(self, x: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], LeastRatio]:
+        """Units, labels and best answers at x ``[..., units]``, flattened."""
         cells = self.cells
-        return cells.balanced(np.arange(cells.units), x)
+        place = np.clip(np.rint(np.asarray(x, dtype=np.float64)), self.lower, self.upper).astype(np.int64)
+        label = cells.labels[(self.first + place).reshape(-1)]
+        unit = np.tile(np.arange(cells.units), label.size // cells.units)
+        found = inference.least_ratio(
+            cells.chains(unit, label),
+            cells.delay_budget[unit],
+            cells.energy_budget[unit],
+            cells.ratio_free[unit],
+            cells.ratio_high[unit],
+        )
+        return unit, label, found
 
-    def complete(self, x: FloatArray) -> Decision:
-        """Return the decision of least max(T/T0, E/E0) at ratios ``[..., units]``."""
-        ratio = np.asarray(x, dtype=np.float64)
-        flat = ratio.reshape(-1, self.cells.units)
-        parts = [self.cells._decision(row, label, inner) for row in flat for label, _, inner in [self._inner(row)]]
-        return Decision({k: np.stack([p[k] for p in parts]).reshape(ratio.shape) for k in parts[0]})
+    def _factor(self, unit: npt.NDArray[np.int64], label: npt.NDArray[np.int64]) -> FloatArray:
+        """Least common factor on both budgets at which the largest ratio fits."""
+        cells = self.cells
+        return cells._least_factor(cells.chains(unit, label), unit, 1.0 - cells.ratio_high[unit], energy_too=True)
 
-    def unit_values(self, x: FloatArray) -> FloatArray | None:
+    def complete(self, x: Any) -> Decision:
+        """Return the decision of least ratio at splits ``[..., devices]``; the least violating one where none fits."""
+        cells = self.cells
+        unit, label, found = self._inner(x)
+        ratio = np.where(found.feasible, found.ratio, cells.ratio_high[unit])
+        parts = cells._decision(ratio, label, found.inner)
+        short = np.flatnonzero(~found.feasible)
+        if short.size:
+            who, split = unit[short], label[short]
+            inner = inference.least_energy(
+                cells.chains(who, split),
+                1.0 - ratio[short],
+                self._factor(who, split) * cells.delay_budget[who] * (1.0 + 1e-13),
+            )
+            for name, values in cells._decision(ratio[short], split, inner).items():
+                parts[name] = np.array(parts[name])
+                parts[name][short] = values
+        return Decision({name: values.reshape(np.shape(x)) for name, values in parts.items()})
+
+    def locate(self, decision: Decision) -> FloatArray:
+        """Return the places of a decision's splits among the choices."""
+        split = np.broadcast_to(decision["split"], (*np.shape(decision["split"])[:-1], self.cells.units))
+        return np.searchsorted(self.cells.labels, np.rint(split)) - self.first.astype(np.float64)
+
+    def unit_values(self, x: Any) -> FloatArray | None:
         """Return the distortion per unit; where infeasible, more than any feasible value, growing with the excess."""
-        ratio = np.asarray(x, dtype=np.float64)
-        flat = ratio.reshape(-1, self.cells.units)
-        worst = self.cells._cost(self.cells.ratio_high)
-        values = []
-        for row in flat:
-            _, factor, _ = self._inner(row)
+        cells = self.cells
+        unit, label, found = self._inner(x)
+        value = cells._cost(np.where(found.feasible, found.ratio, cells.ratio_high[unit]))
+        short = np.flatnonzero(~found.feasible)
+        if short.size:
             # bounded, so that one hopeless point does not flatten the rest
-            excess = 2.0 - 1.0 / np.maximum(factor, 1.0)
-            values.append(np.where(factor <= 1.0 + _SLACK, self.cells._cost(row), worst * excess))
-        return np.stack(values).reshape(ratio.shape)
+            value[short] *= 2.0 - 1.0 / np.maximum(self._factor(unit[short], label[short]), 1.0)
+            value[short] += 1e-9 * cells._cost(cells.ratio_high).max()
+        return value.reshape(np.shape(x))

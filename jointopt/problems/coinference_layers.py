@@ -72,6 +72,7 @@ class LayerwiseCoInference(Problem):
     name = "coinference-layers"
     minimises = "bound on the output distortion with a ratio per layer under delay and energy budgets"
     system_type = InferenceSystem
+    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self, system: InferenceSystem, *, ranges: dict[str, tuple[FloatArray, FloatArray]] | None = None
@@ -243,10 +244,11 @@ class LayerwiseCoInference(Problem):
     # ------------------------------------------------------------------ structure
 
     def capabilities(self) -> Capabilities:
-        """One convex program over all splits, and the common ratio as a baseline."""
+        """One convex program over all splits, search over split and price, and the common ratio as a baseline."""
         splits = _Splits(self)
         return Capabilities(
             convex=splits,
+            search=_PriceSearch(splits),
             baselines={"uniform": Baseline("one ratio for all layers", rule=splits.uniform)},
             conflicts=splits.conflicts,
         )
@@ -610,3 +612,124 @@ class _Splits:
             return None
         decision, _ = cells.complete(np.ones(1), found.unit, found.label, found.low)
         return Decision({**decision, "pruning_ratio": np.full(self.network.layers, float(found.low[0]))})
+
+
+_PRICE_DECADES = 3.0
+"""Decades over which the search moves the ratio of the two prices, either way."""
+
+_STEPS = 33
+
+
+class _PriceSearch:
+    """Bayesian optimization's view: the split, and how cycles on the device are priced against those on the server.
+
+    At the optimum the shares are those of least distortion plus a price on either kind of cycles (the multipliers of
+    the tangent and the deadline), so a split, the ratio of the two prices and a budget that is used up say all.
+    """
+
+    name = "split and price ratio"
+    kind = np.array(["integer", "real"])
+    logarithmic = False
+    attribute = None
+
+    def __init__(self, splits: _Splits) -> None:
+        self.splits = splits
+        self.rows = np.flatnonzero(splits.possible)
+        last = float(max(self.rows.size - 1, 0))
+        self.lower, self.upper = np.zeros(2), np.array([last, 1.0 if self.rows.size else 0.0])
+        self._slopes: dict[int, tuple[FloatArray, FloatArray]] = {}
+
+    def _reference(self, row: int) -> tuple[FloatArray, FloatArray]:
+        """Slope of the least energy in every kept share, on the device and on the server, at the common ratio."""
+        if row not in self._slopes:
+            s = self.splits
+            common = s._inside(np.broadcast_to(s.most, s.device.shape))[row]
+            slope = s._tangent(row, common)[1]
+            self._slopes[row] = np.where(s.device[row] > 0.0, slope, 0.0), np.where(s.server[row] > 0.0, slope, 0.0)
+        return self._slopes[row]
+
+    def _fits(self, row: int, kept: FloatArray) -> npt.NDArray[np.bool_]:
+        """Whether kept shares [n, layers] meet both budgets."""
+        s = self.splits
+        size = kept.shape[0]
+        rows = np.full(size, row)
+        work, rest = s._loads(kept, rows)
+        nothing = np.zeros(size)
+        chains = s._with_loads(rows, device_work=nothing, device_fixed=work, server_work=nothing, server_fixed=rest)
+        fits: npt.NDArray[np.bool_] = (
+            inference.least_energy(chains, nothing + 1.0, nothing + s.deadline).energy <= s.budget
+        )
+        return fits
+
+    def _kept(self, row: int, share: float) -> FloatArray:
+        """Best kept shares at a ratio of prices, as many as both budgets allow."""
+        s = self.splits
+        device, server = self._reference(row)
+        tilt = 10.0 ** (_PRICE_DECADES * (share - 0.5))
+        price = tilt * device + server / tilt
+        with np.errstate(divide="ignore", invalid="ignore"):
+            last = float(np.max(np.where(price > 0.0, s.weights * s.steepest / price, 0.0)))
+        ends = np.stack([s.most, s._cheapest(2.0 * last * price)])
+        # beyond a price at which every layer is at its least, only layers without a price are left: all by one share
+        free = self._between(row, ends[1], s.least) if not self._fits(row, ends[1:])[0] else None
+        if free is not None:
+            return free
+        if self._fits(row, ends[:1])[0]:
+            return s.most
+        low, high = 0.0, 2.0 * last
+        for _ in range(12):
+            prices = low + (high - low) * np.linspace(0.0, 1.0, _STEPS)
+            at = int(np.argmax(self._fits(row, s._cheapest(prices[:, None] * price))))
+            low, high = float(prices[max(at - 1, 0)]), float(prices[at])
+            if high - low <= 1e-15 * high:
+                break
+        return self._between(row, s._cheapest(low * price), s._cheapest(high * price))
+
+    def _between(self, row: int, outside: FloatArray, inside: FloatArray) -> FloatArray:
+        """Last point on the way from inside the budgets to outside that is still inside (they are convex)."""
+        low, high = 0.0, 1.0
+        for _ in range(10):
+            share = low + (high - low) * np.linspace(0.0, 1.0, _STEPS)
+            fits = self._fits(row, inside + share[:, None] * (outside - inside))
+            at = int(np.argmin(fits)) if not np.all(fits) else _STEPS
+            low, high = float(share[max(at - 1, 0)]), float(share[min(at, _STEPS - 1)])
+        return inside + low * (outside - inside)
+
+    def complete(self, x: Any) -> Decision:
+        """Return the best decision at (split, price ratio) ``[..., 2]``; the least violating one where none fits."""
+        x = np.asarray(x, dtype=np.float64)
+        flat = x.reshape(-1, 2)
+        parts = []
+        for split, share in flat:
+            if self.rows.size == 0:
+                parts.append(self.splits._infeasible())
+                continue
+            row = int(self.rows[int(np.clip(np.rint(split), 0, self.rows.size - 1))])
+            parts.append(self.splits._complete(row, self._kept(row, float(share))))
+        return Decision({k: np.stack([p[k] for p in parts]).reshape(*x.shape[:-1], -1) for k in parts[0]})
+
+    def locate(self, decision: Decision) -> FloatArray:
+        """Return the split's place among the possible ones, and the price ratio that explains the ratios best."""
+        s = self.splits
+        split = float(np.asarray(decision["split"]).reshape(-1)[0])
+        if self.rows.size == 0:
+            return self.lower
+        place = int(np.argmin(np.abs(s.labels[self.rows] - split)))
+        row = int(self.rows[place])
+        kept = 1.0 - np.broadcast_to(np.asarray(decision["pruning_ratio"], dtype=np.float64), (s.network.layers,))
+        free = (kept > s.least * (1.0 + 1e-9)) & (kept < s.most * (1.0 - 1e-9)) & (s.weights > 0.0)
+        device, server = self._reference(row)
+        share = 0.5
+        if s.network.distortion == "laplace" and np.any(free & (device > 0.0)) and np.any(free & (server > 0.0)):
+            asked = -np.log(kept[free]) * s.weights[free]
+            on_device = device[free] > 0.0
+            first, second = (
+                float(np.median(asked[part] / price[free][part]))
+                for part, price in ((on_device, device), (~on_device, server))
+            )
+            share = 0.5 + 0.5 * float(np.log10(max(first, 1e-300) / max(second, 1e-300))) / _PRICE_DECADES
+        return np.array([float(place), np.clip(share, 0.0, 1.0)])
+
+    def unit_values(self, x: Any) -> None:
+        """Return None: one device."""
+        return None

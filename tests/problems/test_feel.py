@@ -1091,8 +1091,8 @@ def test_bad_decisions_and_options_are_refused() -> None:
         solve(problem, method="exact", max_nodes=3)
     with pytest.raises(InputError, match=r"unknown option 'iterations'.*max_iterations"):
         solve(problem, method="alternating", iterations=3)
-    with pytest.raises(InputError, match="unknown 'bayesian'"):
-        solve(problem, method="bayesian")
+    with pytest.raises(InputError, match="unknown 'convex'"):
+        solve(problem, method="convex")
     with pytest.raises(InputError, match="full_participation"):
         solve(problem, method="full_particpation")
     with pytest.raises(InputError, match="gap"):

@@ -130,14 +130,17 @@ def test_separate_regret(seed: int) -> None:
 
 def test_joint_finds_few_devices() -> None:
     problem = LTFL(system(2, 1))
-    monitor, message = run(problem, iterations=30)
+    monitor, message = run(problem, mode="joint", iterations=30)
     assert "jointly" in message
     assert monitor.best_value <= 1.02 * grid_optimum(problem)
 
 
-def test_auto_separates_many_devices() -> None:
+def test_auto_separates_where_it_can() -> None:
     problem = LTFL(system(16))
     assert "each unit on its own" in run(problem, iterations=1, initial=2)[1]
+    assert "each unit on its own" in run(LTFL(system(2)), iterations=1, initial=2)[1]
+    assert "jointly" in run(LTFL(system(1)), iterations=1, initial=2)[1]
+    assert "jointly" in run(Smooth((0.0, 0.0), (1.0, 1.0)), iterations=1, initial=2)[1]
     monitor, message = run(problem, iterations=2, mode="joint")
     assert "jointly, 32 initial" in message
     assert monitor.n_evaluations == 34
@@ -301,6 +304,9 @@ def test_seed_may_be_none() -> None:
         ({"mode": "joined"}, "mode: unknown 'joined'"),
         ({"iterations": -1}, "iterations"),
         ({"initial": 0}, "initial"),
+        ({"batch": 0}, "batch"),
+        ({"batch": 1.5}, "batch"),
+        ({"resume": True}, "resume: needs the file"),
         ({"mode": "separate"}, "sum over units"),
         ({"mode": "policy"}, "needs an attribute"),
     ],
