@@ -22,16 +22,25 @@ from jointopt._version import __version__ as __version__
 if TYPE_CHECKING:
     from jointopt import data, federated, inference, models, plot, problems, pruning, solvers, study, systems
     from jointopt.decision import Decision
-    from jointopt.errors import DataError, InputError, JointoptError, MissingExtraError, SolverError
+    from jointopt.errors import DataError, InputError, JointoptError, MissingExtraError, SolverError, VerificationError
     from jointopt.federated import Task, TrainingResult, measure_constants, measure_generalization
     from jointopt.inference import CarriedOut
     from jointopt.problem import Evaluation, Problem, Variable
+    from jointopt.problems.declared import DeclaredProblem
+    from jointopt.problems.pooled import PooledLTFL
+    from jointopt.problems.terms import Block, Inner, each, total, worst
+    from jointopt.relaxation import Relaxation
     from jointopt.result import Certificate, Result
+    from jointopt.robust import RobustProblem
+    from jointopt.sensitivity import Sensitivity
     from jointopt.solvers import methods, solve
     from jointopt.solvers.batch import ResultBatch, solve_many
     from jointopt.solvers.stream import Stream
     from jointopt.study import carry_out, compare, train
+    from jointopt.study.front import Front, compare_fronts
+    from jointopt.study.pareto import pareto
     from jointopt.system import Bound, Devices, Generalization, InferenceSystem, Learner, Radio, System
+    from jointopt.verification import Verification
 
 _SUBMODULES = (
     "data",
@@ -47,95 +56,111 @@ _SUBMODULES = (
 )
 # Names are loaded when first used, so that importing jointopt does not load torch.
 _NAMES = {
+    "Block": "jointopt.problems.terms",
     "Bound": "jointopt.system",
     "CarriedOut": "jointopt.inference",
     "Certificate": "jointopt.result",
     "DataError": "jointopt.errors",
     "Decision": "jointopt.decision",
+    "DeclaredProblem": "jointopt.problems.declared",
     "Devices": "jointopt.system",
     "Evaluation": "jointopt.problem",
+    "Front": "jointopt.study.front",
     "Generalization": "jointopt.system",
     "InferenceSystem": "jointopt.system",
+    "Inner": "jointopt.problems.terms",
     "InputError": "jointopt.errors",
     "JointoptError": "jointopt.errors",
     "Learner": "jointopt.system",
     "MissingExtraError": "jointopt.errors",
+    "PooledLTFL": "jointopt.problems.pooled",
     "Problem": "jointopt.problem",
     "Radio": "jointopt.system",
+    "Relaxation": "jointopt.relaxation",
     "Result": "jointopt.result",
+    "ResultBatch": "jointopt.solvers.batch",
     "RobustProblem": "jointopt.robust",
+    "Sensitivity": "jointopt.sensitivity",
     "SolverError": "jointopt.errors",
+    "Stream": "jointopt.solvers.stream",
     "System": "jointopt.system",
     "Task": "jointopt.federated",
     "TrainingResult": "jointopt.federated",
     "Variable": "jointopt.problem",
+    "Verification": "jointopt.verification",
+    "VerificationError": "jointopt.errors",
     "carry_out": "jointopt.study",
     "compare": "jointopt.study",
+    "compare_fronts": "jointopt.study.front",
+    "each": "jointopt.problems.terms",
     "measure_constants": "jointopt.federated",
     "measure_generalization": "jointopt.federated",
     "methods": "jointopt.solvers",
-    "DeclaredProblem": "jointopt.problems.declared",
-    "Inner": "jointopt.problems.terms",
-    "Block": "jointopt.problems.terms",
-    "each": "jointopt.problems.terms",
-    "total": "jointopt.problems.terms",
-    "worst": "jointopt.problems.terms",
-    "ResultBatch": "jointopt.solvers.batch",
-    "Stream": "jointopt.solvers.stream",
+    "pareto": "jointopt.study.pareto",
     "solve": "jointopt.solvers",
     "solve_many": "jointopt.solvers.batch",
+    "total": "jointopt.problems.terms",
     "train": "jointopt.study",
+    "worst": "jointopt.problems.terms",
 }
 
 __all__ = [
+    "Block",
     "Bound",
     "CarriedOut",
     "Certificate",
     "DataError",
     "Decision",
+    "DeclaredProblem",
     "Devices",
     "Evaluation",
+    "Front",
     "Generalization",
     "InferenceSystem",
+    "Inner",
     "InputError",
     "JointoptError",
     "Learner",
     "MissingExtraError",
+    "PooledLTFL",
     "Problem",
     "Radio",
+    "Relaxation",
     "Result",
     "ResultBatch",
     "RobustProblem",
+    "Sensitivity",
     "SolverError",
     "Stream",
     "System",
     "Task",
     "TrainingResult",
     "Variable",
+    "Verification",
+    "VerificationError",
     "carry_out",
     "compare",
+    "compare_fronts",
     "data",
+    "each",
     "federated",
     "inference",
     "measure_constants",
     "measure_generalization",
     "methods",
     "models",
+    "pareto",
     "plot",
     "problems",
     "pruning",
-    "DeclaredProblem",
-    "Inner",
-    "Block",
-    "each",
-    "total",
-    "worst",
     "solve",
     "solve_many",
     "solvers",
     "study",
     "systems",
+    "total",
     "train",
+    "worst",
 ]
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "JointoptError",
     "MissingExtraError",
     "SolverError",
+    "VerificationError",
     "is_real",
     "is_whole",
     "nearest",
@@ -47,6 +48,10 @@ class MissingExtraError(JointoptError, ImportError):
 
 class SolverError(JointoptError, RuntimeError):
     """A numerical engine failed, or its answer did not pass the check for optimality."""
+
+
+class VerificationError(JointoptError):
+    """A result does not stand up to being recomputed; the message names what differs, where and by how much."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

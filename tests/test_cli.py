@@ -877,7 +877,7 @@ def test_a_scenario_of_another_kind(run: Cli, tmp_path: Path) -> None:
     assert run("solve", "ltfl", "--devices", 2, "--json", federated)[0] == 0
     assert run("solve", "coinference", "--json", split)[0] == 0
     for design, scenario, words in (
-        ("coinference", federated, "is a scenario of federated learning, for the designs ltfl, feel"),
+        ("coinference", federated, "is a scenario of federated learning, for the designs ltfl, ltfl-pool, feel"),
         ("coinference-layers", toml, "is a scenario of federated learning"),
         ("ltfl", split, "is a scenario of split inference, for the designs coinference, coinference-layers"),
         ("feel", split, "'feel' is about federated learning"),
@@ -896,7 +896,7 @@ def test_a_scenario_of_another_kind(run: Cli, tmp_path: Path) -> None:
         (["coinference", "--data", "digits"], "data: unknown 'digits'"),
         (["feel", "--data", "digit"], "did you mean 'digits'"),
         (["coinference-layers", "--devices", 2], "ratios per layer are chosen for one device"),
-        (["feel", "--method", "bayesian"], "lacks the structure"),
+        (["feel", "--method", "convex"], "lacks the structure"),
     ],
 )
 def test_bad_input_of_further_designs(run: Cli, arguments: list[Any], words: str) -> None:

@@ -189,7 +189,11 @@ class _Uplinks:
 def _positive(name: str, values: Any, infinite: bool = False) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     # two reductions, since this runs once per re-solve; nan fails both comparisons
-    if array.size and np.minimum.reduce(array, axis=None) > 0.0 and (infinite or np.maximum.reduce(array, axis=None) < np.inf):
+    if (
+        array.size
+        and np.minimum.reduce(array, axis=None) > 0.0
+        and (infinite or np.maximum.reduce(array, axis=None) < np.inf)
+    ):
         return array
     if not array.size:
         raise InputError(f"{name}: is empty")
@@ -200,7 +204,7 @@ def _positive(name: str, values: Any, infinite: bool = False) -> FloatArray:
 
 
 def _log_marginal(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """phi = ln[1 + (x - 1) e^x] and 1/(d phi/d ln x), at any x above 0 without overflow."""
+    """Return phi = ln[1 + (x - 1) e^x] and 1/(d phi/d ln x), at any x above 0 without overflow."""
     # e^{-x} - 1 + x; its relative error 2e-16/x is seen squared in the energy
     rest = np.expm1(-x)
     rest += x
@@ -214,7 +218,7 @@ def _log_marginal(x: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _inverse_mean_exponential(ratio: FloatArray) -> FloatArray:
-    """x at which (e^x - 1)/x is a ratio; 0 where it is at most 1, inf where it is infinite."""
+    """Return the x at which (e^x - 1)/x is a ratio; 0 where it is at most 1, inf where it is infinite."""
     ratio = np.asarray(ratio, dtype=np.float64)
     room = (ratio > 1.0) & (ratio < np.inf)
     target = np.log(np.where(room, ratio, 2.0))
@@ -238,6 +242,7 @@ def bandwidth_energy(*, bandwidth: Any, payload: Any, deadline: Any, gain: Any, 
 def least_bandwidth(*, payload: Any, deadline: Any, gain: Any, noise_density: Any, power_max: Any) -> FloatArray:
     """Least bands [Hz] that the greatest powers allow, shape [..., devices]; inf where N0 ln2 s/(h t) >= p_max."""
     links = _Uplinks.read(payload, deadline, gain, noise_density, power_max)
+    assert links.most is not None
     with np.errstate(divide="ignore"):
         out: FloatArray = links.nats / links.most
     return out
@@ -285,7 +290,8 @@ def minimum_energy_bandwidth(
     """
     links = _Uplinks.read(payload, deadline, gain, noise_density, power_max)
     band = _positive("total_bandwidth", total_bandwidth)[..., None]
-    shape = np.broadcast_shapes(links.nats.shape or (1,), links.scale.shape, band.shape, np.shape(links.most))
+    most_shape = () if links.most is None else links.most.shape
+    shape = np.broadcast_shapes(links.nats.shape or (1,), links.scale.shape, band.shape, most_shape)
     nats = np.broadcast_to(links.nats, shape)
     log_scale = np.log(links.scale)
     top: FloatArray | None = None
@@ -342,9 +348,9 @@ def _newton(
         share = bands * inverse_slope
         if top is None:
             residual = phi + log_scale
-            price = (used * np.log(used / band) + np.add.reduce(share * residual, axis=-1, keepdims=True)) / np.add.reduce(
-                share, axis=-1, keepdims=True
-            )
+            price = (
+                used * np.log(used / band) + np.add.reduce(share * residual, axis=-1, keepdims=True)
+            ) / np.add.reduce(share, axis=-1, keepdims=True)
             step = (price - residual) * inverse_slope
         else:
             free = price - log_scale < top

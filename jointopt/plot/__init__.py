@@ -1,6 +1,7 @@
 """Plots: labelled axes with units, one colour per method throughout."""
 
 from jointopt.plot.figures import LABELS, accuracy, convergence, decision
+from jointopt.plot.fronts import fronts
 from jointopt.plot.studies import carried_out, distortion, splits, tradeoff
 
-__all__ = ["LABELS", "accuracy", "carried_out", "convergence", "decision", "distortion", "splits", "tradeoff"]
+__all__ = ["LABELS", "accuracy", "carried_out", "convergence", "decision", "distortion", "fronts", "splits", "tradeoff"]

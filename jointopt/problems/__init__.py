@@ -1,4 +1,4 @@
-"""Published designs as problems, one file each."""
+"""Published designs as problems, one file each, and LTFL with shared budgets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from jointopt.problems.coinference import CoInference
 from jointopt.problems.coinference_layers import LayerwiseCoInference
 from jointopt.problems.feel import FEEL
 from jointopt.problems.ltfl import LTFL
+from jointopt.problems.pooled import PooledLTFL
 
-__all__ = ["DESIGNS", "FEEL", "LTFL", "CoInference", "LayerwiseCoInference", "get"]
+__all__ = ["DESIGNS", "FEEL", "LTFL", "CoInference", "LayerwiseCoInference", "PooledLTFL", "get"]
 
 DESIGNS: dict[str, Any] = {
     "ltfl": LTFL,
+    "ltfl-pool": PooledLTFL,
     "feel": FEEL,
     "coinference": CoInference,
     "coinference-layers": LayerwiseCoInference,

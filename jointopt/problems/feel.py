@@ -34,6 +34,7 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError, SolverError, nearest
 from jointopt.models import channel, compression, convergence, cost, generalization
 from jointopt.models._array import namespace
+from jointopt.models.allocation import least_bandwidth
 from jointopt.problem import (
     Baseline,
     Blocks,
@@ -47,6 +48,7 @@ from jointopt.problem import (
     narrowed,
 )
 from jointopt.problems.feel_cells import LN2, FEELCells
+from jointopt.problems.feel_search import SelectionSearch
 from jointopt.system import FloatArray, System
 
 __all__ = ["FEEL", "RatioBandwidthStep"]
@@ -77,6 +79,7 @@ class FEEL(Problem):
 
     name = "feel"
     minimises = "gradient-norm bound with generalization gap, by selection, pruning and a shared band"
+    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self,
@@ -338,7 +341,7 @@ class FEEL(Problem):
     # ------------------------------------------------------------------ structure
 
     def capabilities(self) -> Capabilities:
-        """Sums, cells and selection (exact with certificate), the published alternation, baselines."""
+        """Sums, cells and selection (exact with certificate), search over selections, the alternation, baselines."""
         cells = FEELCells(self)
         low, high = self.ranges["selected"]
         samples = self.system.devices.samples
@@ -381,6 +384,7 @@ class FEEL(Problem):
                 excluded=high < 0.5,
                 kind=np.unique(alike, axis=1, return_inverse=True)[1].reshape(-1),
             ),
+            search=SelectionSearch(self, cells),
             blocks=Alternation(self, cells).blocks(),
             baselines=self._baselines(cells),
             conflicts=cells.conflicts,
@@ -551,7 +555,15 @@ class RatioBandwidthStep:
     1/(D - s); the energy of the shorter computing time and the longer upload bounds the true one. Every coefficient is
     a parameter that enters linearly (DPP), so that a new step re-solves the compiled program; clients left out have
     coefficients 0.
+
+    **Check.** An answer counts only when it is proved near the optimum from closed forms, whatever status the solver
+    gives: the bands its kept fractions need must fit, and their weighted sum must come within `TOLERANCE` of
+    `lower_bound` at the solver's price of the band. `gap` holds what was proved of the last answer.
     """
+
+    TOLERANCE = 1e-5
+    STEP_FRACTIONS = (0.99, 0.9)
+    """Of the way to the boundary of the cones, in turn; shorter steps get through where Clarabel's own stall."""
 
     def __init__(self, clients: int) -> None:
         self.kept, self.share, self.drive = (cp.Variable(clients, nonneg=True) for _ in range(3))
@@ -563,6 +575,8 @@ class RatioBandwidthStep:
         p = self.parameters
         # one cone for the rate, though two constraints use it
         rate = cp.Variable(clients)
+        self._band = cp.sum(self.share) <= 1.0
+        self.gap = np.inf
         constraints = [
             rate <= -cp.rel_entr(self.share, self.share + cp.multiply(p["gain"], self.drive)) / LN2,
             p["bits_once"] + cp.multiply(p["bits_each"], self.kept) <= rate,
@@ -570,7 +584,7 @@ class RatioBandwidthStep:
             cp.inv_pos(1.0 - cp.multiply(p["per_room"], self.kept)) <= late,
             work == p["energy_once"] + cp.multiply(p["energy_each"], self.kept),
             cp.power(work, 3) + cp.multiply(p["upload"], self.drive) <= 1.0,
-            cp.sum(self.share) <= 1.0,
+            self._band,
             self.drive <= 1.0,
             self.kept <= p["top"],
             self.kept >= p["least"],
@@ -584,20 +598,109 @@ class RatioBandwidthStep:
         Raises
         ------
         SolverError
-            When the conic solver finds no solution.
+            When the conic solver finds no solution, or none that passes the check.
         """
         for name, value in values.items():
             self.parameters[name].value = value
-        try:
-            with warnings.catch_warnings():
-                # what the solver calls inaccurate is moved into the budgets and judged by its objective
-                warnings.simplefilter("ignore", UserWarning)
-                self.problem.solve(solver=cp.CLARABEL, canon_backend=cp.COO_CANON_BACKEND)
-        except cp.error.SolverError as error:
-            raise SolverError(f"(ratio, bandwidth) step: {error}") from None
-        if self.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) or self.kept.value is None:
-            raise SolverError(f"(ratio, bandwidth) step: the conic solver says '{self.problem.status}'")
-        return np.asarray(self.kept.value), np.asarray(self.share.value)
+        found = ""
+        for fraction in self.STEP_FRACTIONS:
+            self.gap = np.inf
+            try:
+                with warnings.catch_warnings():
+                    # what the solver calls inaccurate is judged by the check
+                    warnings.simplefilter("ignore", UserWarning)
+                    self.problem.solve(
+                        solver=cp.CLARABEL, canon_backend=cp.COO_CANON_BACKEND, max_step_fraction=fraction
+                    )
+            except cp.error.SolverError as error:
+                found = str(error)
+                continue
+            if self.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) or self.kept.value is None:
+                raise SolverError(f"(ratio, bandwidth) step: the conic solver says '{self.problem.status}'")
+            kept, share = np.asarray(self.kept.value), np.asarray(self.share.value)
+            self.gap = self._relative_gap(kept, max(float(self._band.dual_value), 0.0), values)
+            if self.gap <= self.TOLERANCE:
+                return kept, share
+            found = f"the conic solver says '{self.problem.status}', {self.gap:.1e} from its bound"
+        raise SolverError(f"(ratio, bandwidth) step: {found}")
+
+    def lower_bound(self, kept: FloatArray, price: float, values: Mapping[str, FloatArray]) -> float:
+        """Bound the program's least value from below by its Lagrangian dual at a price of the whole band, at least 0.
+
+        At a price the clients part, and each has a convex function of its kept fraction to minimise, with its least
+        share of the band in closed form. Two tangents on either side of the minimum bound it; they are taken as near
+        to `kept` as they enclose it. The bound holds at any price and any fractions; both only make it tight.
+        """
+        steps = 10.0 ** -np.arange(9.0, 0.0, -1.0)[:, None]
+        low, high = values["least"], values["top"]
+        points = np.clip(np.concatenate([kept - steps * kept, kept[None], kept + steps * kept]), low, high)
+        points = np.sort(np.concatenate([low[None], points, high[None]]), axis=0)
+        share, rise = self._least_share(points, values)
+        bend = values["curve"] * points - values["centre"]
+        with np.errstate(invalid="ignore"):
+            value = bend**2 - values["weight"] * points + np.where(share > 0.0, price * share, 0.0)
+            slope = 2.0 * values["curve"] * bend - values["weight"] + np.where(rise > 0.0, price * rise, 0.0)
+        value, slope = (np.where(np.isfinite(share), part, np.inf) for part in (value, slope))
+        rising = slope >= 0.0
+        first = np.where(rising.any(axis=0), rising.argmax(axis=0), len(points))
+        every = np.arange(kept.size)
+        left, right = np.maximum(first - 1, 0), np.minimum(first, len(points) - 1)
+        start, stop = points[left, every], points[right, every]
+        with np.errstate(invalid="ignore"):
+            # where the tangents meet; the left one alone at the end where the right end cannot be reached
+            steeper = slope[right, every] - slope[left, every]
+            above = value[left, every] + slope[left, every] * (stop - start) - value[right, every]
+            back = np.where(np.isfinite(steeper) & (steeper > 0.0), above, 0.0) / np.where(steeper > 0.0, steeper, 1.0)
+        meet = stop + np.clip(np.nan_to_num(back), start - stop, 0.0)
+        between = value[left, every] + slope[left, every] * (meet - start)
+        least = np.where(first == 0, value[0], np.where(first == len(points), value[-1], between))
+        return float(least.sum() - price)
+
+    def _relative_gap(self, kept: FloatArray, price: float, values: Mapping[str, FloatArray]) -> float:
+        """Distance of the value from its bound, or of the bands needed from those there are, the larger in proportion.
+
+        Shares are ratios of quantities in SI; of the solver only its fractions and its price enter.
+        """
+        if not np.all(np.isfinite(kept)):
+            return np.inf
+        inside = np.clip(kept, values["least"], values["top"])
+        need = float(self._least_share(inside, values)[0].sum()) - 1.0
+        reached = float(values["weight"] @ inside)
+        value = float(np.sum((values["curve"] * inside - values["centre"]) ** 2)) - reached
+        size = max(abs(value), abs(reached), 1e-300)
+        gap = abs(value - self.lower_bound(inside, price, values)) / size
+        return float(np.nan_to_num(max(gap, need, float(np.abs(kept - inside).max())), nan=np.inf))
+
+    @staticmethod
+    def _least_share(kept: FloatArray, values: Mapping[str, FloatArray]) -> tuple[FloatArray, FloatArray]:
+        """Least shares of the band for kept fractions ``[..., clients]``, and their slopes; inf where none suffices."""
+        v = values
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            room = 1.0 - v["per_room"] * kept
+            late = v["late_scale"] / room
+            early, later = v["bits_once"] + v["bits_each"] * kept, v["late_once"] + v["late_each"] * kept + late
+            need = np.maximum(early, later)
+            rise = np.where(early >= later, v["bits_each"], v["late_each"] + v["per_room"] * late / room)
+            work = v["energy_once"] + v["energy_each"] * kept
+            sends = v["upload"] > 0.0
+            drive = np.where(sends, (1.0 - work**3) / np.where(sends, v["upload"], 1.0), 1.0)
+            fall = np.where(
+                sends & (drive < 1.0), -3.0 * work**2 * v["energy_each"] / np.where(sends, v["upload"], 1.0), 0.0
+            )
+            drive = np.minimum(drive, 1.0)
+            can, idle = (room > 0.0) & (drive > 0.0), need <= 0.0
+            share = least_bandwidth(
+                payload=np.where(can & ~idle, need, 1.0),
+                deadline=1.0,
+                gain=v["gain"],
+                noise_density=1.0,
+                power_max=np.where(can, drive, 1.0),
+            )
+            share = np.where(can, np.where(idle, 0.0, share), np.inf)
+            # nats per share; the rate's slopes are (y - 1 + e^-y)/ln 2 in the share and G e^-y/ln 2 in the power
+            y = LN2 * need / share
+            slope = (LN2 * rise - v["gain"] * np.exp(-y) * fall) / (y + np.expm1(-y))
+        return share, np.where(np.isfinite(share), np.where(share > 0.0, slope, 0.0), np.inf)
 
 
 class Alternation:

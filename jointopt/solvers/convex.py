@@ -13,6 +13,8 @@ __all__ = ["SOLVER", "minimize_convex"]
 
 SOLVER = "CLARABEL"
 """Named, so that what else is installed does not change results."""
+STEP_FRACTIONS = (0.99, 0.9)
+"""Of the way to the boundary of the cones: the solver's own, and a shorter one where that one stalls."""
 
 
 def minimize_convex(convex: Convex, *, stop: Callable[[], None] | None = None) -> tuple[Decision, float, str]:
@@ -40,15 +42,18 @@ def minimize_convex(convex: Convex, *, stop: Callable[[], None] | None = None) -
     program = convex.program()
     if not program.is_dcp():
         raise SolverError("convex: the program does not follow the rules of disciplined convex programming")
-    try:
-        with warnings.catch_warnings():
-            # an inaccurate solution is still a start; the bound tells how good it is
-            warnings.simplefilter("ignore")
-            if program.variables():
-                program.solve(solver=SOLVER)
-        status = str(program.status) if program.variables() else "nothing to solve"
-    except cvxpy.SolverError as error:
-        status = f"failed ({error})"
+    status = "nothing to solve"
+    for fraction in STEP_FRACTIONS if program.variables() else ():
+        try:
+            with warnings.catch_warnings():
+                # an inaccurate solution is still a start; the bound tells how good it is
+                warnings.simplefilter("ignore")
+                program.solve(solver=SOLVER, max_step_fraction=fraction)
+            status = str(program.status)
+        except cvxpy.SolverError as error:
+            status = f"failed ({error})"
+        if not (status == cvxpy.OPTIMAL_INACCURATE or status.startswith("failed")):
+            break
     if stop is not None:
         stop()
     decision = convex.decision()

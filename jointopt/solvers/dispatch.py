@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError, is_real, is_whole, nearest
-from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Evaluation, Problem, SelectableCells
+from jointopt.problem import FEASIBILITY_TOLERANCE, Capabilities, Conflict, Evaluation, Problem, SelectableCells, Sums
 from jointopt.result import Certificate, Result, Status
 from jointopt.solvers.alternating import alternating
 from jointopt.solvers.bayesian import bayesian
 from jointopt.solvers.convex import minimize_convex
 from jointopt.solvers.exact import minimize_sums
 from jointopt.solvers.monitor import Monitor, Progress, StopSearch
+from jointopt.solvers.nlp import improve, nlp
+from jointopt.solvers.priced import priced_of
+from jointopt.solvers.scenarios import minimize_scenarios
 from jointopt.solvers.selection import minimize_selection
+from jointopt.solvers.shared import minimize_shared
+from jointopt.solvers.space import Box
+from jointopt.system import FloatArray
 
 __all__ = ["METHODS", "methods", "solve"]
 
@@ -26,8 +34,13 @@ METHODS = {
     "convex": "global optimum of a convex program, with a lower bound from its dual",
     "bayesian": "Bayesian optimization over the complicating variables around the closed-form inner solution",
     "alternating": "the published steps, closed forms or convex programs, in turn",
+    "scenarios": "every system solved on its own, which bounds the decision for all, then a local search",
+    "nlp": "local search along derivatives from many starts",
 }
 """Methods for any problem; a problem adds its baselines by name."""
+
+POLISHED = 64
+"""Devices up to which a decision that is short of its bound is improved by a local search."""
 
 _OURS = ("problem", "monitor", "seed")
 
@@ -39,14 +52,17 @@ def methods(problem: Problem) -> dict[str, str]:
 
 def _methods(offered: Capabilities) -> dict[str, str]:
     out = {}
-    if offered.sums is not None and offered.cells is not None:
+    if (offered.sums is not None and priced_of(offered) is not None) or offered.shared is not None:
         out["exact"] = METHODS["exact"]
+    if offered.scenarios is not None:
+        out["scenarios"] = METHODS["scenarios"]
     if offered.convex is not None:
         out["convex"] = METHODS["convex"]
     if offered.search is not None:
         out["bayesian"] = METHODS["bayesian"]
     if offered.blocks is not None:
         out["alternating"] = METHODS["alternating"]
+    out["nlp"] = METHODS["nlp"]
     return out | {name: baseline.meaning for name, baseline in offered.baselines.items()}
 
 
@@ -71,17 +87,21 @@ def solve(
         baselines (`methods` lists them).
     gap : float, optional
         Relative certified gap at which the exact method may stop; when not given, 1e-6, or 1e-4 where it also decides
-        which units take part.
+        which units take part, and for problems that users declare.
     seed : int, optional
         Seed of every random draw; the same seed gives the same result.
     time_limit : float, optional
         Seconds; the incumbent is returned when they are over.
     callback : callable, optional
-        Called with a `Progress` after each evaluation (once, with the answer, by ``exact``). KeyboardInterrupt,
-        from it or from the keyboard, returns the incumbent with status ``interrupted``.
+        Called with a `Progress` after each evaluation; by ``exact`` after each step of its search for multipliers or
+        selections, and with the answer. KeyboardInterrupt, from it or from the keyboard, returns the incumbent with
+        status ``interrupted``. Any other exception comes through, with the incumbent, if there is one, as its
+        attribute ``incumbent``, a `Result`.
     **options
-        Passed to the method: for ``bayesian`` `iterations`, `initial`, `backend`, `mode`; for ``alternating``
-        `max_iterations`, `tolerance`.
+        Passed to the method: for ``exact`` `start` (the `Result` of a similar problem, whose prices, ratio or
+        selection the search begins with; the bound is this problem's own) and `leaves` (whether the certificate keeps
+        the cells behind the bound, for up to 20,000 units); for ``bayesian`` `iterations`, `initial`, `backend`,
+        `mode`; for ``alternating`` `max_iterations`, `tolerance`.
 
     Returns
     -------
@@ -105,24 +125,28 @@ def solve(
         raise InputError(f"method: {method!r} must be a name")
     offered = problem.capabilities()
     if gap is None:
-        gap = 1e-6 if offered.selection is None else 1e-4
+        gap = 1e-6 if offered.cells is not None and offered.selection is None else 1e-4
     known = _methods(offered)
+    why = ""
     if method == "auto":
-        method = next((name for name in ("exact", "convex") if name in known), "bayesian")
+        method = next((name for name in ("exact", "convex", "scenarios") if name in known), "nlp")
+        why = f"chose {method}: {_reason(method, offered)}; "
     if method not in known:
-        why = " (this problem lacks the structure for it)" if method in METHODS else ""
-        raise InputError(f"method: unknown '{method}'{why}{nearest(method, known)}")
+        lacks = f" (this problem lacks the structure for it{_because(offered)})" if method in METHODS else ""
+        raise InputError(f"method: unknown '{method}'{lacks}{nearest(method, known)}")
     monitor = Monitor(problem, time_limit=time_limit, callback=callback)
-    run = _Run(problem, offered, method, gap, seed, monitor, options)
+    run = _Run(problem, offered, method, gap, seed, monitor, options, why)
     status: Status | None = None
     try:
         if method == "exact":
             return run.exact()
         if method == "convex":
             return run.convex()
+        if method == "scenarios":
+            return run.scenarios()
         if method in offered.baselines:
             return run.baseline()
-        run_method: Any = bayesian if method == "bayesian" else alternating
+        run_method: Any = {"bayesian": bayesian, "alternating": alternating, "nlp": nlp}[method]
         allowed = [name for name in inspect.signature(run_method).parameters if name not in _OURS]
         for name in options:
             if name not in allowed:
@@ -134,7 +158,50 @@ def solve(
     except KeyboardInterrupt:
         run.fallback()
         message, status = "interrupted", "interrupted"
+    except Exception as error:
+        # an error of the callback's own comes through; what was found by then goes with it
+        if monitor.best is not None and monitor.least_violation <= FEASIBILITY_TOLERANCE:
+            error.incumbent = run.incumbent("ended by an error", "interrupted")  # type: ignore[attr-defined]
+        raise
     return run.incumbent(message, status)
+
+
+def _multipliers(start: Result, sums: Sums) -> tuple[FloatArray, float]:
+    """Multipliers and ratio of a similar problem's answer."""
+    known = start.certificate.multipliers
+    return np.array([known.get(name, 0.0) for name in sums.features]), float(start.value or 0.0)
+
+
+def _selection(start: Result, sums: Sums) -> tuple[npt.NDArray[np.bool_], float]:
+    """Selection and price of a similar problem's answer."""
+    assert start.decision is not None
+    limited = sums.features[int(np.flatnonzero(np.isfinite(sums.limits))[0])]
+    return start.decision["selected"] > 0.5, float(start.certificate.multipliers.get(limited, 0.0))
+
+
+def _reason(method: str, offered: Capabilities) -> str:
+    """Say why a method is the best that a problem's structure allows."""
+    if method == "convex":
+        return "the whole problem is a convex program"
+    if method == "scenarios":
+        return "no decision for all systems beats what is proved of each"
+    if method != "exact":
+        return f"nothing in the problem's structure proves a bound{_because(offered)}"
+    if offered.shared is not None:
+        return "objective and limits are sums over units with proved bounds, around a few shared variables"
+    sums = offered.sums
+    assert sums is not None
+    reason = "objective and limits are sums over units with proved bounds"
+    if sums.is_ratio:
+        reason = "the objective is a ratio of sums over units with proved bounds"
+    limited = int(np.isfinite(sums.limits).sum())
+    if limited:
+        reason += f", {limited} of them shared limit{'s' if limited > 1 else ''}"
+    return reason if offered.selection is None else reason + ", and units may be left out"
+
+
+def _because(offered: Capabilities) -> str:
+    return f": {offered.note}" if offered.note else ""
 
 
 class _Run:
@@ -149,22 +216,44 @@ class _Run:
         seed: int | None,
         monitor: Monitor,
         options: dict[str, Any],
+        why: str = "",
     ) -> None:
+        self.why = why
+        """Why the method was chosen, where it was; begins the message."""
         self.problem, self.offered, self.method = problem, offered, method
         self.gap, self.seed, self.monitor, self.options = gap, seed, monitor, options
 
     def exact(self) -> Result:
         """Solve by structure, with certificate."""
-        if self.options:
-            raise InputError(f"method 'exact': unknown option '{next(iter(self.options))}'")
-        sums, cells = self.offered.sums, self.offered.cells
-        assert sums is not None and cells is not None
-        selection = self.offered.selection
-        if selection is None:
-            answer = minimize_sums(sums, cells, gap=self.gap, stop=self.monitor.check)
+        start, leaves = self._exact_options()
+        sums, priced = self.offered.sums, priced_of(self.offered)
+        selection, shared = self.offered.selection, self.offered.shared
+        if shared is not None:
+            sums, _ = shared.within(shared.lower, shared.upper)
+            answer = minimize_shared(shared, gap=self.gap, stop=self.monitor.check, report=self._report)
+        elif selection is None:
+            assert sums is not None and priced is not None
+            answer = minimize_sums(
+                sums,
+                priced,
+                gap=self.gap,
+                stop=self.monitor.check,
+                report=self._report,
+                start=None if start is None else _multipliers(start, sums),
+                leaves=leaves,
+                seed=self.seed or 0,
+            )
         else:
+            assert sums is not None
+            cells = cast(SelectableCells, self.offered.cells)
             answer = minimize_selection(
-                sums, cast(SelectableCells, cells), selection, gap=self.gap, stop=self.monitor.check
+                sums,
+                cells,
+                selection,
+                gap=self.gap,
+                stop=self.monitor.check,
+                report=self._report,
+                start=None if start is None else _selection(start, sums),
             )
         decision = Decision(answer.decision)
         self.monitor.n_evaluations = answer.cells
@@ -177,30 +266,87 @@ class _Run:
                 value = float(evaluation.objective)
                 text = "at the very edge of its budgets: only rounding separates it from infeasible"
                 return self._result("feasible", decision, value, None, Certificate(), [], text)
-            return self._result("infeasible", decision, None, None, Certificate(), conflicts, _infeasible(conflicts))
+            text = self.why + _infeasible(conflicts)
+            return self._result("infeasible", decision, None, None, Certificate(), conflicts, text)
         evaluation = self.problem.evaluate(decision)
         value = float(evaluation.objective)
+        if answer.stopped is None and answer.lower_bound is not None:
+            short = value - answer.lower_bound > self.gap * max(abs(value), 1e-12)
+            if short and len(self.problem.system) <= POLISHED:
+                decision, evaluation = self._polished(decision, evaluation)
+                value = float(evaluation.objective)
         lower = None if answer.lower_bound is None else min(answer.lower_bound, value)
+        multipliers = np.zeros(answer.prices.size) if answer.multipliers is None else answer.multipliers
         certificate = Certificate(
             kind=answer.kind,
             prices=dict(zip(sums.features, (float(p) for p in answer.prices), strict=True)),
+            multipliers=dict(zip(sums.features, (float(m) for m in multipliers), strict=True)),
+            ratio=answer.ratio,
             unit_bounds=answer.unit_bounds,
+            caps={sums.features[j]: caps for j, caps in answer.caps.items()},
+            leaves=answer.leaves,
+            search=answer.search,
             cells=answer.cells,
             tolerance=self.gap,
             text=_PROOFS[answer.kind],
         )
         self.monitor.best, self.monitor.best_value, self.monitor.least_violation = decision, value, 0.0
-        if self.monitor.callback is not None:
-            self.monitor.callback(Progress(answer.cells, self.monitor.seconds, value, value))
+        stopped = answer.stopped
+        try:
+            if self.monitor.callback is not None:
+                self.monitor.callback(Progress(answer.cells, self.monitor.seconds, value, value, lower))
+        except KeyboardInterrupt as interrupt:
+            stopped = interrupt
         proved = lower is not None and value - lower <= self.gap * max(abs(value), 1e-12)
         self.monitor.history = [*answer.history]
         what = "cells" if selection is None else "nodes"
-        message = f"{cells.units} units settled with {answer.cells} {what}"
+        message = f"{self.why}{len(self.problem.system)} units settled with {answer.cells} {what}"
         status: Status = "optimal" if proved else "feasible"
-        if answer.stopped is not None and not proved:
-            status = "time_limit" if isinstance(answer.stopped, StopSearch) else "interrupted"
-            message += "; stopped before the gap was reached"
+        if stopped is not None and (answer.stopped is None or not proved):
+            status = "time_limit" if isinstance(stopped, StopSearch) else "interrupted"
+            message += "" if proved else "; stopped before the gap was reached"
+        elif not proved and lower is not None:
+            message += "; the gap that remains is that of whole choices under shared limits"
         return self._result(status, decision, value, lower, certificate, [], message, evaluation)
+
+    def _exact_options(self) -> tuple[Result | None, bool]:
+        """Return the result to start from, and whether leaves are kept."""
+        for name in self.options:
+            if name not in ("start", "leaves"):
+                raise InputError(f"method 'exact': unknown option '{name}'{nearest(name, ('start', 'leaves'))}")
+        start, leaves = self.options.get("start"), self.options.get("leaves", True)
+        if not isinstance(leaves, bool):
+            raise InputError(f"leaves: {leaves!r} must be true or false")
+        if start is None:
+            return None, leaves
+        if not isinstance(start, Result):
+            raise InputError(f"start: expected a Result, got {type(start).__name__}")
+        if start.problem.name != self.problem.name or len(start.problem.system) != len(self.problem.system):
+            raise InputError("start: is of another design or number of devices")
+        return (start if start.feasible and start.certificate.kind != "none" else None), leaves
+
+    def _polished(self, decision: Decision, evaluation: Evaluation) -> tuple[Decision, Evaluation]:
+        """Improve a decision that shared limits left short of its bound, by one local search over everything."""
+        try:
+            better = improve(self.problem, decision, [v.name for v in self.problem.variables], stop=self.monitor.check)
+        except (InputError, StopSearch, KeyboardInterrupt):
+            # functions without derivatives; or the time is over
+            return decision, evaluation
+        after = self.problem.evaluate(better)
+        if after.feasible() and float(after.objective) < float(evaluation.objective):
+            return better, after
+        return decision, evaluation
+
+    def _report(
+        self, cells: int, value: float | None, lower: float | None, decision: Mapping[str, FloatArray] | None
+    ) -> None:
+        """Remember the best decision of the exact solver, and tell the callback."""
+        self.monitor.n_evaluations = cells
+        if value is not None and decision is not None:
+            self.monitor.best, self.monitor.best_value, self.monitor.least_violation = Decision(decision), value, 0.0
+        if self.monitor.callback is not None:
+            told = np.inf if value is None else value
+            self.monitor.callback(Progress(cells, self.monitor.seconds, told, value, lower))
 
     def convex(self) -> Result:
         """Solve a convex program; the bound is the design's own proof, the solver's status proves nothing."""
@@ -223,6 +369,33 @@ class _Run:
         return self._result(
             "optimal" if proved else "feasible", decision, value, lower, certificate, [], message, evaluation
         )
+
+    def scenarios(self) -> Result:
+        """Solve for several systems; the bound is what is proved of them one by one."""
+        if self.options:
+            raise InputError(f"method 'scenarios': unknown option '{next(iter(self.options))}'")
+        offered = self.offered.scenarios
+        assert offered is not None
+
+        def single(problem: Problem) -> Result:
+            left = None if self.monitor.time_limit is None else self.monitor.time_limit - self.monitor.seconds
+            if left is not None and left <= 0.0:
+                raise StopSearch
+            return solve(problem, gap=self.gap, seed=self.seed, time_limit=left)
+
+        lower, bounds, message = minimize_scenarios(self.problem, offered, self.monitor, single, gap=self.gap)
+        found = self.incumbent(self.why + message, None)
+        if lower is None or found.value is None:
+            return found
+        lower = min(lower, found.value)
+        certificate = Certificate(
+            kind="relaxation",
+            unit_bounds=bounds,
+            tolerance=self.gap,
+            text="bounds of the single systems, each certified by its own solution",
+        )
+        proved = found.value - lower <= self.gap * max(abs(found.value), 1e-12)
+        return replace(found, status="optimal" if proved else "feasible", lower_bound=lower, certificate=certificate)
 
     def baseline(self) -> Result:
         """Solve a restricted problem, or follow a rule; the value is the full problem's."""
@@ -293,14 +466,14 @@ class _Run:
         search = self.offered.search
         self.monitor.time_limit = self.monitor.callback = None
         if self.monitor.best is None and search is not None:
-            middle = np.sqrt(search.lower * search.upper) if search.logarithmic else 0.5 * (search.lower + search.upper)
-            self.monitor.offer(search.complete(middle))
+            self.monitor.offer(search.complete(Box(search).middle()))
         elif self.monitor.best is None and self.offered.blocks is not None:
             self.monitor.offer(self.offered.blocks.start())
 
     def incumbent(self, message: str, status: Status | None) -> Result:
         """Return the best decision the monitor saw."""
         decision, violation = self.monitor.best, self.monitor.least_violation
+        message = self.why + message
         if decision is None or violation > FEASIBILITY_TOLERANCE:
             conflicts = []
             if decision is not None and self.offered.conflicts is not None:
@@ -345,7 +518,7 @@ class _Run:
 _PROOFS = {
     "exact": "every unit's range is covered by cells whose lower bounds are proved",
     "dual": "dual bound at prices on the shared budgets; every unit settled by proved cell bounds",
-    "branch": "branch and bound over which units are taken; every node cut by a dual bound",
+    "branch": "branch and bound over which units are taken or what they share; every node cut by a dual bound",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jointopt.decision import Decision
-from jointopt.problem import FEASIBILITY_TOLERANCE, Problem
+from jointopt.problem import FEASIBILITY_TOLERANCE, Evaluation, Problem
 
 __all__ = ["Monitor", "Progress", "StopSearch"]
 
@@ -21,12 +21,13 @@ class StopSearch(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told after each evaluation."""
+    """What a callback is told after each evaluation; `lower_bound` is what a method with a certificate has proved."""
 
     n_evaluations: int
     seconds: float
     value: float
     best: float | None
+    lower_bound: float | None = None
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Monitor:
     best_value: float = np.inf
     least_violation: float = np.inf
     history: list[dict[str, float]] = field(default_factory=list)
+    latest: Evaluation | None = None
 
     @property
     def seconds(self) -> float:
@@ -71,6 +73,9 @@ class Monitor:
         """
         evaluation = self.problem.evaluate(decision)
         value, violation = float(evaluation.objective), float(evaluation.violation())
+        if np.isnan(value):
+            value = np.inf
+        self.latest = evaluation
         self.n_evaluations += 1
         feasible = violation <= FEASIBILITY_TOLERANCE
         if feasible:

@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jointopt.errors import SolverError
-from jointopt.problem import Conflict, SelectableCells, Selection, Sums
+from jointopt.problem import Conflict, SelectableCells, Selection, SelectionTree, Sums
 from jointopt.solvers.branch import respond
-from jointopt.solvers.exact import Exact
+from jointopt.solvers.exact import Exact, Report
 from jointopt.solvers.monitor import StopSearch
 from jointopt.system import FloatArray
 
@@ -40,8 +40,14 @@ __all__ = ["minimize_selection"]
 FREE, IN, OUT = 0, 1, -1
 BATCH = 48
 """Nodes branched at a time."""
+KEPT = 20_000_000
+"""Nodes times units up to which the tree is kept."""
 MOST_PRICES = 1500
 """Prices after which the table is no longer refined."""
+POLISH = 1e-7
+"""Relative gap to its own dual bound at which the best selection's decision is left alone, whatever gap is asked for."""
+RUNNERS_UP = 2
+"""Other selections, which might still be better, that are treated likewise."""
 
 
 class _Prices:
@@ -55,6 +61,8 @@ class _Prices:
         self.label = np.empty(shape, dtype=np.int64)
         self.order = np.empty(shape, dtype=np.int64)
         self.examined = 0
+        self.asked: dict[float, tuple[Any, ...]] = {}
+        """Responses of all units at prices that may yet join the table."""
 
     def _vector(self, price: FloatArray) -> FloatArray:
         out = np.zeros((self.features, price.size))
@@ -77,12 +85,23 @@ class _Prices:
         arrays = (answer.lower_bound, cost, use, answer.x, answer.label)
         return tuple(np.reshape(a, shape) for a in arrays)
 
+    def ask(self, price: float) -> tuple[Any, ...]:
+        """Return the response of all units at one price, shape [units] each, kept for `add`."""
+        if price not in self.asked:
+            rows = self.respond(np.array([price]), np.arange(self.cells.units))
+            self.asked[price] = tuple(row[0] for row in rows)
+        return self.asked[price]
+
     def add(self, price: Any) -> None:
         """Add prices to the table."""
         new = np.setdiff1d(np.atleast_1d(np.asarray(price, dtype=np.float64)), self.price)
+        asked, self.asked = self.asked, {}
         if new.size == 0:
             return
-        rows = self.respond(new, np.arange(self.cells.units))
+        if all(p in asked for p in new.tolist()):
+            rows = tuple(np.stack(part) for part in zip(*(asked[p] for p in new.tolist()), strict=True))
+        else:
+            rows = self.respond(new, np.arange(self.cells.units))
         where = np.argsort(np.concatenate([self.price, new]), kind="stable")
         self.price = np.concatenate([self.price, new])[where]
         for name, values in zip(("lower", "cost", "use", "x", "label"), rows, strict=True):
@@ -111,6 +130,44 @@ class _Node:
     split: int = field(compare=False, default=-1)
     """Unit to branch on; -1 where the dual solutions agree on a whole selection."""
     chosen: npt.NDArray[np.bool_] | None = field(compare=False, default=None)
+    row: int = field(compare=False, default=-1)
+    """Place in the tree that is kept for the certificate."""
+
+
+class _Tree:
+    """Every node ever bounded, for the certificate; given up where it would take too much memory."""
+
+    def __init__(self, units: int) -> None:
+        self.most = KEPT // max(units, 1)
+        self.size = 0
+        self.rows: list[tuple[int, npt.NDArray[np.int8], float, float, float, float]] = []
+
+    def add(self, parent: int, state: npt.NDArray[np.int8], low: float, high: float, price: float, bound: float) -> int:
+        """Add a node and return its row."""
+        self.size += 1
+        if self.size <= self.most:
+            self.rows.append((parent, state, low, high, price, bound))
+        return self.size - 1
+
+    def packed(self, table: _Prices, least: FloatArray) -> SelectionTree | None:
+        """Return the tree with the bounds of the units at its prices."""
+        if self.size > self.most or not self.rows:
+            return None
+        parent, state, low, high, price, bound = zip(*self.rows, strict=True)
+        at = np.array(price)
+        prices = np.unique(at[np.isfinite(at)])
+        rows = np.searchsorted(table.price, prices)
+        return SelectionTree(
+            parent=np.array(parent, dtype=np.int64),
+            state=np.array(state),
+            low=np.array(low),
+            high=np.array(high),
+            price=at,
+            bound=np.array(bound),
+            prices=prices,
+            unit_bounds=table.lower[rows],
+            least=least,
+        )
 
 
 @dataclass
@@ -132,6 +189,8 @@ def minimize_selection(
     gap: float = 1e-4,
     max_nodes: int = 100_000,
     stop: Callable[[], None] | None = None,
+    report: Report | None = None,
+    start: tuple[npt.NDArray[np.bool_], float] | None = None,
 ) -> Exact:
     """Minimise h(cost, mass) over which units to take and how, under one limited sum, with a certified bound.
 
@@ -149,13 +208,18 @@ def minimize_selection(
         Nodes after which the incumbent is returned with the bound reached.
     stop : callable, optional
         Called between steps; `StopSearch` or `KeyboardInterrupt` raised by it ends the search with what was found.
+    report : callable, optional
+        Told of progress between steps.
+    start : pair of bool array, shape [units], and float, optional
+        Selection and price to begin with, such as those of a similar problem's answer: the search then knows few
+        prices but these, and finds others as it needs them.
 
     Raises
     ------
     SolverError
         When not exactly one sum beside the cost has a limit.
     """
-    return _Search(sums, cells, selection, gap, max_nodes, stop).run()
+    return _Search(sums, cells, selection, gap, max_nodes, stop, report).run(start)
 
 
 class _Search:
@@ -167,12 +231,15 @@ class _Search:
         gap: float,
         max_nodes: int,
         stop: Callable[[], None] | None,
+        report: Report | None,
     ) -> None:
         limited = np.flatnonzero(np.isfinite(sums.limits))
         if limited.size != 1 or limited[0] == 0:
             raise SolverError("a selection of units needs exactly one limited sum beside the cost")
         self.sums, self.cells, self.selection = sums, cells, selection
         self.gap, self.max_nodes, self.stop = gap, max_nodes, stop or (lambda: None)
+        self.report = report
+        self.tree = _Tree(cells.units)
         self.resource = int(limited[0])
         self.limit = float(sums.limits[self.resource])
         self.mass, self.outer = selection.mass, selection.outer
@@ -191,7 +258,7 @@ class _Search:
 
     # -- the whole search
 
-    def run(self) -> Exact:
+    def run(self, start: tuple[npt.NDArray[np.bool_], float] | None = None) -> Exact:
         """Search until the gap is reached, nothing is open, or the nodes are spent."""
         state = np.zeros(self.cells.units, dtype=np.int8)
         state[self.selection.required], state[self.selection.excluded] = IN, OUT
@@ -204,9 +271,14 @@ class _Search:
             return self._infeasible(state, least, alone, together)
         state[(state == FREE) & ~free] = OUT
         self.least = least
-        self._first_prices(state)
+        warm = start is not None and start[1] > 0.0
+        if not warm:
+            self._first_prices(state)
         try:
+            if warm and start is not None:
+                self._begin(state, *start)
             self._branch(state)
+            self._polish()
         except (StopSearch, KeyboardInterrupt) as stopped:
             # what was proved before the batch at hand still holds
             self.settled, self.stopped = self.proved, stopped
@@ -245,6 +317,15 @@ class _Search:
         grid = np.geomspace(trial[first], trial[last], max(24, 2 * (last - first)))
         self.table.add(np.concatenate([[0.0], grid, trial[last] * np.array([10.0, 1e3, 1e6])]))
 
+    def _begin(self, state: npt.NDArray[np.int8], chosen: npt.NDArray[np.bool_], price: float) -> None:
+        """Start from another problem's selection and price."""
+        # what is left to the units' own searches need not be less than what the few prices leave
+        self.table.gap = 0.1 * self.gap
+        self.table.add(np.r_[0.0, price * np.array([0.85, 0.96, 1.0, 1.04, 1.2, 1e4])])
+        taken = (chosen & (state != OUT)) | (state == IN)
+        if taken.any():
+            self._attempt(taken)
+
     def _branch(self, state: npt.NDArray[np.int8]) -> None:
         total_in = float(self.mass[state == IN].sum())
         free = self.mass[state == FREE]
@@ -257,6 +338,8 @@ class _Search:
         states = np.repeat(state[None], len(ranges), axis=0)
         window = np.arange(self.table.price.size)
         nodes = self._bound(states, np.array(ranges), np.repeat(window[None], len(ranges), axis=0))
+        for node in nodes:
+            node.row = self.tree.add(-1, node.state, node.low, node.high, node.price, node.bound)
         heap = [n for n in nodes if n.bound < np.inf]
         heapq.heapify(heap)
         self.proved = heap[0].bound if heap else np.inf
@@ -265,6 +348,7 @@ class _Search:
             value = self.best.value if self.best is not None else np.inf
             self.proved = lower = min(heap[0].bound, self.settled)
             self.history.append({"evaluation": float(self.nodes), "value": value, "lower_bound": lower})
+            self._tell(lower)
             done = np.isfinite(value) and value - lower <= self.gap * abs(value)
             if done or self.nodes >= self.max_nodes:
                 break
@@ -282,6 +366,12 @@ class _Search:
             self.settled = min(self.settled, heap[0].bound)
         self.exhausted = not heap
 
+    def _tell(self, lower: float) -> None:
+        """Report progress; the decision is completed only for who listens."""
+        if self.report is not None:
+            value, decision = (None, None) if self.best is None else (self.best.value, self._decision(self.best))
+            self.report(self.nodes, value, lower, decision)
+
     def _greedy(self, state: npt.NDArray[np.int8]) -> None:
         """Try one feasible selection after a search that found none: who must be taken, then by least use per mass."""
         chosen = state == IN
@@ -294,7 +384,7 @@ class _Search:
 
     def _expand(self, batch: list[_Node]) -> list[_Node]:
         """Branch nodes; settle those whose selection is whole."""
-        states, ranges, prices, floors = [], [], [], []
+        states, ranges, parents = [], [], []
         again = []
         self._refine(batch)
         for i, node in enumerate(batch):
@@ -321,19 +411,24 @@ class _Search:
                         continue
                     state[earlier & (state == FREE)] = IN
                 if float(self.least[state == IN].sum()) > self.limit:
+                    self.tree.add(node.row, state, node.low, node.high, np.nan, np.inf)
                     continue
                 states.append(state)
                 ranges.append((node.low, node.high))
-                prices.append(node.price)
-                floors.append(node.bound)
+                parents.append(node)
         out = []
         if states:
-            out += self._bound(np.array(states), np.array(ranges), self._windows(prices))
-            for child, floor in zip(out, floors, strict=True):
-                child.bound = max(child.bound, floor)
+            out += self._bound(np.array(states), np.array(ranges), self._windows([node.price for node in parents]))
+            for child, parent in zip(out, parents, strict=True):
+                self._below(child, parent)
         for node in again:
             out += self._settle(node)
         return out
+
+    def _below(self, child: _Node, parent: _Node) -> None:
+        """Note a child in the tree; what bounds its parent bounds it."""
+        child.row = self.tree.add(parent.row, child.state, child.low, child.high, child.price, child.bound)
+        child.bound = max(child.bound, parent.bound)
 
     def _refine(self, batch: list[_Node]) -> None:
         """Add prices between those that the nodes at hand use, until neighbours are close."""
@@ -359,14 +454,15 @@ class _Search:
         self._try(node.chosen)
         price, _ = self.tried[np.packbits(node.chosen).tobytes()]
         fresh = self._bound(node.state[None], np.array([(node.low, node.high)]), self._windows([price]))[0]
-        fresh.bound = max(fresh.bound, node.bound)
+        self._below(fresh, node)
         if fresh.split >= 0 and fresh.bound < np.inf:
             return [fresh]
         undecided = np.flatnonzero(node.state == FREE)
         if undecided.size == 0:
             # one selection is left: its dual bound is all there is to know
             self._try(node.state == IN)
-            _, proved = self.tried[np.packbits(node.state == IN).tobytes()]
+            price, proved = self.tried[np.packbits(node.state == IN).tobytes()]
+            self.tree.add(fresh.row, node.state, node.low, node.high, price, proved)
             self.settled = min(self.settled, max(fresh.bound, proved))
             return []
         unit = undecided[int(np.argmax(self.mass[undecided]))]
@@ -595,15 +691,15 @@ class _Search:
             # regula falsi, kept away from the ends so that the bracket closes from both sides
             share = 0.5 if step % 3 == 2 else min(max(share, 0.02), 0.98)
             middle = low + share * (high - low)
-            lower, _, used, x, labels = table.respond(np.array([middle]), taken)
+            lower, _, used, x, labels = (row[taken] for row in table.ask(middle))
             dual = float(self.outer.value(float(lower.sum()) - middle * self.limit, mass))
             if dual > proved:
                 price, proved = middle, dual
             total = float(used.sum())
             if total <= self.limit:
-                high, under, x_under, label = middle, total, x[0], labels[0]
+                high, under, x_under, label = middle, total, x, labels
             else:
-                low, over, x_over = middle, total, x[0]
+                low, over, x_over = middle, total, x
         # both sides of the limit serve the bounds of every node with a selection like this one
         self.table.add([low, high, price])
         return found, price, proved
@@ -620,6 +716,66 @@ class _Search:
         value = float(self.outer.value(features[0].sum(), self.mass[taken].sum()))
         return _Found(value, taken, x, label, price) if np.isfinite(value) else None
 
+    def _polish(self) -> None:
+        """Finish the best decision, and those of other selections that may be better: a loose gap left them rough."""
+        if self.best is None:
+            return
+        self.proved = self.settled
+        self._finish(self.best.taken)
+        open_ = sorted((bound, key) for key, (_, bound) in self.tried.items())
+        best = np.packbits(np.isin(np.arange(self.cells.units), self.best.taken)).tobytes()
+        for bound, key in [entry for entry in open_ if entry[1] != best][:RUNNERS_UP]:
+            if bound >= self.best.value * (1.0 - POLISH):
+                break
+            self._finish(np.flatnonzero(np.unpackbits(np.frombuffer(key, dtype=np.uint8), count=self.cells.units)))
+        # the bounds that come with the answer are those at its price
+        self.table.add(self.best.price)
+
+    def _finish(self, taken: npt.NDArray[np.int64]) -> None:
+        """Bring one selection's decision next to its dual bound, the units' own searches carried far enough for it."""
+        table, coarse = self.table, self.table.gap
+        use = table.use[:, taken].sum(axis=1)
+        after = int(np.argmax(use <= self.limit)) if np.any(use <= self.limit) else use.size - 1
+        low, high = float(table.price[max(after - 1, 0)]), float(table.price[after])
+        # responses of the table are rough: where use meets the limit may lie a little outside
+        prices = np.unique(np.linspace(0.99 * low, 1.01 * high, 6))
+        mass, proved = float(self.mass[taken].sum()), -np.inf
+        table.gap = min(coarse, 0.1 * POLISH)
+        for _ in range(8):
+            self.stop()
+            rows = table.respond(prices, np.arange(self.cells.units))
+            lower, _, used, x, label = (row[:, taken] for row in rows)
+            total = used.sum(axis=1)
+            duals = self.outer.value(lower.sum(axis=1) - prices * self.limit, np.full(prices.size, mass))
+            proved = max(proved, float(np.max(duals)))
+            under = int(np.argmax(total <= self.limit))
+            if not total[under] <= self.limit:
+                prices = prices[-1] + np.array([0.0, 0.1, 0.5]) * max(float(prices[-1]), float(table.price[1]))
+                continue
+            trials, over = [x[under]], under - 1
+            if under:
+                share = (self.limit - total[under]) / max(float(total[over] - total[under]), 1e-300)
+                trials.append(x[under] + share * (1.0 - 1e-9) * (x[over] - x[under]))
+            for point in trials:
+                found = self._found(taken, point, label[under], float(prices[under]))
+                if found is not None and (self.best is None or found.value < self.best.value):
+                    self.best = found
+                    table.asked[found.price] = tuple(row[under] for row in rows)
+            if self.best is not None and self.best.value - proved <= POLISH * abs(self.best.value):
+                break
+            if under:
+                low, high = float(prices[over]), float(prices[under])
+                if high - low <= 1e-12 * high:
+                    break
+                # most of them next to where the secant meets the limit
+                near = high - share * (high - low) + np.array([-0.1, -0.01, 0.0, 0.01, 0.1]) * (high - low)
+                prices = np.unique(np.clip(np.r_[low, near, high], low, high))
+            elif prices[0] > 0.0:
+                prices = prices[0] * np.array([0.5, 0.9, 1.0])
+            else:
+                break
+        table.gap = coarse
+
     # -- answers
 
     def _answer(self) -> Exact:
@@ -628,13 +784,9 @@ class _Search:
         best = self.best
         prices = np.zeros(len(self.sums.features))
         prices[0], prices[self.resource] = 1.0, best.price
-        decision, _ = self.cells.complete(prices, best.taken, best.label, best.x)
-        full = {name: np.zeros(self.cells.units) for name in decision}
-        for name, values in decision.items():
-            full[name][best.taken] = values
         near = self.table.near(best.price)
         return Exact(
-            decision=full,
+            decision=self._decision(best),
             value=best.value,
             lower_bound=min(self.settled, best.value) if self.settled > -np.inf else None,
             kind="branch",
@@ -645,7 +797,19 @@ class _Search:
             cells=self.nodes,
             history=self.history,
             stopped=self.stopped,
+            multipliers=prices - self.sums.numerator,
+            search=self.tree.packed(self.table, self.least),
         )
+
+    def _decision(self, found: _Found) -> dict[str, FloatArray]:
+        """Return the decision of a selection, zeros for the units left out."""
+        prices = np.zeros(len(self.sums.features))
+        prices[0] = 1.0
+        decision, _ = self.cells.complete(prices, found.taken, found.label, found.x)
+        full = {name: np.zeros(self.cells.units) for name in decision}
+        for name, values in decision.items():
+            full[name][found.taken] = values
+        return full
 
     def _nothing(self) -> Exact:
         """No selection was found that keeps the objective finite."""

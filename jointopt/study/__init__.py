@@ -1,21 +1,28 @@
 """Studies: many decisions trained, carried out, swept and held against each other."""
 
 from jointopt.study.comparison import Comparison, compare
+from jointopt.study.front import Front, compare_fronts
 from jointopt.study.inference import carry_out, inference_system, inputs_per_inference
+from jointopt.study.pareto import pareto
+from jointopt.study.pareto_search import warm_up
 from jointopt.study.saved import load_decision, load_result
 from jointopt.study.sweep import best_method, split_values, sweep
 from jointopt.study.training import train
 
 __all__ = [
     "Comparison",
+    "Front",
     "best_method",
     "carry_out",
     "compare",
+    "compare_fronts",
     "inference_system",
     "inputs_per_inference",
     "load_decision",
     "load_result",
+    "pareto",
     "split_values",
     "sweep",
     "train",
+    "warm_up",
 ]

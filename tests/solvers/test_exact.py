@@ -14,6 +14,7 @@ from jointopt.decision import Decision
 from jointopt.problem import CellList
 from jointopt.problems.ltfl import CONTRACTION_LIMIT, LTFL
 from jointopt.solvers.exact import Exact, minimize_sums
+from jointopt.solvers.priced import CellsPriced
 from jointopt.system import System
 
 GAP = 1e-6
@@ -193,7 +194,7 @@ def solve(problem: LTFL, gap: float = GAP) -> Exact:
     offered = problem.capabilities()
     assert offered.sums is not None
     assert offered.cells is not None
-    return minimize_sums(offered.sums, offered.cells, gap=gap)
+    return minimize_sums(offered.sums, CellsPriced(offered.cells), gap=gap)
 
 
 # ------------------------------------------------------------------ random scenarios

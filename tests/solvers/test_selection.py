@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from jointopt.errors import SolverError
-from jointopt.problem import CellList, Selection, Sums
+from jointopt.problem import CellList, Selection, SelectionTree, Sums
+from jointopt.problems.feel import FEEL
 from jointopt.solvers.exact import Exact
 from jointopt.solvers.monitor import StopSearch
+from jointopt.solvers.priced import CellsPriced
 from jointopt.solvers.selection import minimize_selection
 from jointopt.system import FloatArray
 
@@ -333,3 +335,43 @@ def test_many_equal_units_are_improved_without_recursion() -> None:
     answer = some.solve(stop=stop)
     assert answer.value is not None
     assert answer.lower_bound is None or answer.lower_bound <= answer.value
+
+
+def tree_bound(tree: SelectionTree) -> float:
+    """Least bound of the leaves, each at least that of its ancestors."""
+    least = tree.bound.copy()
+    for row in range(len(tree)):
+        if tree.parent[row] >= 0:
+            assert tree.parent[row] < row
+            least[row] = max(least[row], least[tree.parent[row]])
+    leaf = np.ones(len(tree), dtype=bool)
+    leaf[tree.parent[tree.parent >= 0]] = False
+    return float(least[leaf].min())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("max_nodes", [400, 100_000])
+def test_the_tree_proves_the_bound(seed: int, max_nodes: int) -> None:
+    problem = FEEL(FEEL.sample(devices=8, seed=seed))
+    offered = problem.capabilities()
+    answer = minimize_selection(offered.sums, offered.cells, offered.selection, gap=1e-4, max_nodes=max_nodes)
+    tree = answer.search
+    assert answer.lower_bound is not None
+    assert tree_bound(tree) >= answer.lower_bound
+    # every selection lies in some leaf: the children of a node decide one of its units, both ways, up to order
+    for row in range(len(tree)):
+        children = np.flatnonzero(tree.parent == row)
+        if children.size == 2:
+            split = np.flatnonzero((tree.state[children[0]] != 0) & (tree.state[row] == 0))
+            assert np.any(tree.state[children[0], split] == -tree.state[children[1], split])
+        assert np.all((tree.state[children] == tree.state[row]) | (tree.state[row] == 0))
+        assert np.all(tree.low[children] == tree.low[row])
+        assert np.all(tree.high[children] == tree.high[row])
+    # the units' bounds are those of the priced response
+    prices = np.zeros((2, tree.prices.size))
+    prices[0], prices[1] = 1.0, tree.prices
+    for vector, bounds in zip(prices.T, tree.unit_bounds, strict=True):
+        value = CellsPriced(offered.cells).respond(vector).value
+        finite = np.isfinite(value)
+        assert np.all(bounds[finite] <= value[finite])
+        assert np.all(np.isinf(bounds[~finite]))

@@ -1,0 +1,289 @@
+"""LTFL with one pool of bandwidth and one budget of energy: ratio, bits, power and band for the least gap.
+
+    min  Gamma(pruning_ratio, bits, power, bandwidth)
+         = sum_u pi_u [C_q q_u + 2 (L^2 D^2 e(r_u) + M^2 r_u) + 2 sigma_Q,u^2]
+    s.t. sum_u bandwidth_u <= total bandwidth, sum_u E_u <= energy budget, T_u <= T_max,u, A < 1,
+         0 <= r_u <= r_max, bits integer, p_min <= p_u <= p_max.
+
+System, delay, energy and gap are those of `jointopt.problems.ltfl`; what differs is that the split of the band is
+chosen and that energy is limited in sum (a budget of the fleet, or of the cell's operator) and not for each device.
+
+Both limits are sums over devices. At prices on them each device is on its own, with the mean SNR as its one
+complicating variable (`jointopt.problems.pooled_cells`), so the answer comes with a bound from duality; its gap shrinks
+with the number of devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from jointopt.decision import Decision
+from jointopt.errors import InputError, is_real
+from jointopt.models import channel, compression, convergence, cost
+from jointopt.models._array import namespace
+from jointopt.problem import (
+    Baseline,
+    Capabilities,
+    Evaluation,
+    Problem,
+    Sums,
+    Variable,
+    changed_ranges,
+    narrowed,
+)
+from jointopt.problems.ltfl import CONTRACTION_LIMIT, LTFL
+from jointopt.problems.pooled_cells import PooledCells
+from jointopt.system import FloatArray, System
+
+__all__ = ["PooledLTFL"]
+
+ENERGY_SHARE = 0.5
+"""Share of the devices' energy budgets that they have together where no total is given."""
+
+
+class PooledLTFL(Problem):
+    """LTFL whose devices share a band and an energy budget.
+
+    Parameters
+    ----------
+    system : System
+        Devices, radio without interference, learner and bound constants. The band to share is
+        `radio.total_bandwidth`, or where that is not given the sum of `radio.bandwidth`. The devices' own energy
+        budgets are not imposed.
+    energy_budget : float, optional
+        Most energy of all devices together in a round [J]; `ENERGY_SHARE` of the sum of their budgets when not given.
+    ranges : mapping, optional
+        Bounds of the variables by device, as `restrict` makes and checks them.
+    """
+
+    name = "ltfl-pool"
+    minimises = "convergence gap with a shared band and a total energy budget"
+    budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget"}
+
+    def __init__(
+        self,
+        system: System,
+        *,
+        energy_budget: float | None = None,
+        ranges: Mapping[str, tuple[FloatArray, FloatArray]] | None = None,
+    ) -> None:
+        if not isinstance(system, System):
+            raise InputError(f"system: expected a System, got {type(system).__name__}")
+        radio, devices, learner = system.radio, system.devices, system.learner
+        if np.any(radio.interference > 0.0):
+            u = int(np.argmax(radio.interference > 0.0))
+            raise InputError(
+                f"radio.interference[device {u}]: {float(radio.interference[u])!r} W; this design is stated without"
+            )
+        if energy_budget is not None and not (is_real(energy_budget) and 0.0 < energy_budget < np.inf):
+            raise InputError(f"energy_budget: {energy_budget!r} J must be a finite number above 0")
+        self.system = system
+        self.own_budget = None if energy_budget is None else float(energy_budget)
+        self.energy_budget = (
+            ENERGY_SHARE * float(devices.energy_budget.sum()) if energy_budget is None else float(energy_budget)
+        )
+        assert radio.bandwidth is not None
+        self.total_bandwidth = float(radio.total_bandwidth or radio.bandwidth.sum())
+        # checks magnitudes, and has the constants that both designs share
+        design = LTFL(system)
+        self.error_cap, self.sampling = design.error_cap(), design._sampling()
+        ones = np.ones(len(system))
+        self.ranges: dict[str, tuple[FloatArray, FloatArray]] = {
+            "pruning_ratio": (0.0 * ones, learner.pruning_ratio_max * ones),
+            "bits": (learner.bits_min * ones, learner.bits_max * ones),
+            "power": (devices.power_min, devices.power_max),
+            "bandwidth": (0.0 * ones, self.total_bandwidth * ones),
+            **(ranges or {}),
+        }
+
+    @classmethod
+    def sample(
+        cls, *, devices: int | None = None, seed: int = 0, data: str | None = None, tightness: float = 1.0
+    ) -> System:
+        """Sample a system (`jointopt.systems.ltfl`), whose sub-bands become the pool."""
+        return LTFL.sample(devices=devices, seed=seed, data=data, tightness=tightness)
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """Pruning ratio, bits, power [W] and bandwidth [Hz], each per device."""
+        ranges = self.ranges
+        return (
+            Variable("pruning_ratio", *ranges["pruning_ratio"], meaning="fraction of weights removed"),
+            Variable("bits", *ranges["bits"], unit="bit", kind="integer", meaning="bits per parameter sent"),
+            Variable("power", *ranges["power"], unit="W", meaning="transmit power"),
+            Variable("bandwidth", *ranges["bandwidth"], unit="Hz", meaning="share of the band"),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the energy budget, where it was given, and the ranges that differ from the system's own."""
+        given = {} if self.own_budget is None else {"energy_budget": self.own_budget}
+        return given | changed_ranges(self.ranges, PooledLTFL(self.system).ranges)
+
+    def restrict(self, **ranges: Any) -> Self:
+        """Return the problem with variables fixed or narrowed: ``restrict(bits=8, bandwidth=50e3)``.
+
+        Bits may be fixed above `bits_max` (32 is an unquantized float). Ratios above `pruning_ratio_max` and bits
+        below `bits_min` are refused, since the gap's constant E_cap covers only those ranges.
+        """
+        new = narrowed(self.ranges, ranges, len(self.system))
+        learner, devices = self.system.learner, self.system.devices
+        if np.any(new["pruning_ratio"][1] > learner.pruning_ratio_max) or np.any(new["pruning_ratio"][0] < 0):
+            raise InputError(f"restrict: pruning_ratio must lie within 0 and {learner.pruning_ratio_max:g}")
+        bits = np.concatenate(new["bits"])
+        if np.any(bits != np.rint(bits)) or np.any(bits < learner.bits_min) or np.any(bits > 32):
+            raise InputError(f"restrict: bits must be whole numbers from {learner.bits_min} to 32")
+        if np.any(new["power"][0] < devices.power_min) or np.any(new["power"][1] > devices.power_max):
+            raise InputError("restrict: power must lie within every device's power_min and power_max")
+        band = new["bandwidth"]
+        if np.any(band[0] < 0.0) or np.any(band[1] <= 0.0) or np.any(band[1] > self.total_bandwidth):
+            raise InputError(
+                f"restrict: bandwidth must lie within 0 and the {self.total_bandwidth:g} Hz of all, and end above 0"
+            )
+        return type(self)(self.system, energy_budget=self.own_budget, ranges=new)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, decision: Decision) -> Evaluation:
+        """Return the gap, its parts, slack and quantities; arrays ``[..., devices]``.
+
+        Raises
+        ------
+        InputError
+            For unknown or missing variables, or another number of devices.
+        """
+        self.check(decision)
+        system = self.system
+        devices, radio, learner, bound = system.devices, system.radio, system.learner, system.bound
+        xp = namespace(*decision.values())
+
+        def array(values: Any) -> Any:
+            return xp.asarray(np.array(values))
+
+        ratio, bits, power, band = (decision[name] for name in ("pruning_ratio", "bits", "power", "bandwidth"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # no band: no rate, so an infinite delay or none that is a number, which no budget covers
+            snr = channel.snr(power, array(radio.gain), band * radio.noise_density)
+            rate = channel.rate(band, snr, radio.fading)
+        threshold = radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
+        lost = channel.packet_error(snr, threshold, radio.packet_error, radio.fading)
+
+        kept = (1.0 - ratio) * learner.parameters
+        per_weight, once = compression.index_bits(learner.parameters, learner.mask_encoding)
+        payload = compression.payload_bits(
+            kept,
+            bits,
+            unpruned=float(learner.unpruned_parameters),
+            header=learner.header_bits,
+            index_per_weight=per_weight,
+            index_once=once,
+        )
+        work = cost.cycles(
+            array(system.batch),
+            array(devices.cycles_per_sample),
+            compression.compute_factor(ratio, learner.compute_law),
+        )
+        stages = {
+            "compute_delay": cost.compute_delay(work, array(devices.frequency)),
+            "upload_delay": cost.upload_delay(payload, rate),
+            "compute_energy": cost.compute_energy(work, array(devices.frequency), array(devices.capacitance)),
+            "upload_energy": cost.upload_energy(payload, rate, power),
+        }
+        delay = stages["compute_delay"] + stages["upload_delay"]
+        energy = stages["compute_energy"] + stages["upload_energy"]
+        gap = convergence.gap(
+            weight=array(system.weight),
+            packet_error=lost,
+            pruning_ratio=ratio,
+            pruning_error=compression.pruning_error(ratio, bound.pruning_error),
+            quantization_variance=compression.quantization_variance(
+                kept + float(learner.unpruned_parameters), array(bound.quantizer_range), bits
+            ),
+            smoothness=bound.smoothness,
+            weight_norm_squared=bound.weight_norm_squared,
+            mask_energy=bound.mask_energy,
+            gradient_offset=bound.gradient_offset,
+            gradient_slope=bound.gradient_slope,
+            error_cap=self.error_cap,
+            sampling_variance=array(self.sampling),
+        )
+        total = xp.sum(gap.total, axis=-1)
+        contraction = xp.sum(gap.contraction, axis=-1)
+        slack = {
+            "delay": array(devices.delay_budget) - delay,
+            "total_bandwidth": self.total_bandwidth - xp.sum(band, axis=-1),
+            "total_energy": self.energy_budget - xp.sum(energy, axis=-1),
+            "contraction": CONTRACTION_LIMIT - contraction,
+        }
+        scale: dict[str, Any] = {
+            "delay": devices.delay_budget,
+            "total_bandwidth": self.total_bandwidth,
+            "total_energy": self.energy_budget,
+            "contraction": 1.0,
+        }
+        for variable in self.variables:
+            value = decision[variable.name]
+            inside = xp.minimum(value - array(variable.lower), array(variable.upper) - value)
+            if variable.kind == "integer":
+                broken = abs(value - xp.round(value))
+                inside = xp.where(broken > 0, xp.minimum(inside, -broken), inside)
+            slack[variable.name] = inside
+            scale[variable.name] = variable.upper if variable.name in ("power", "bandwidth") else 1.0
+        return Evaluation(
+            objective=total,
+            parts={
+                name: xp.sum(getattr(gap, name), axis=-1)
+                for name in ("transmission", "pruning", "quantization", "sampling")
+            },
+            slack=slack,
+            scale=scale,
+            quantities={
+                "delay": delay,
+                "energy": energy,
+                "packet_error": lost,
+                **stages,
+                "rate": rate,
+                "snr": snr,
+                "payload_bits": payload,
+                "gap": total,
+                "contraction": contraction,
+                "bound": convergence.average_gradient_bound(
+                    total, contraction, bound.initial_gap, bound.learning_rate, float(bound.rounds)
+                ),
+            },
+        )
+
+    # ------------------------------------------------------------------ structure
+
+    def capabilities(self) -> Capabilities:
+        """Sums with two limits (three where A depends on the loss) and cells; baselines."""
+        coupled = self.system.bound.gradient_slope > 0.0
+        size = 4 if coupled else 3
+        cells = PooledCells(self)
+        return Capabilities(
+            sums=Sums(
+                features=("gap", "bandwidth", "energy", "contraction")[:size],
+                numerator=np.eye(size)[0],
+                numerator_offset=0.0,
+                denominator=np.zeros(size),
+                denominator_offset=1.0,
+                limits=np.array([np.inf, self.total_bandwidth, self.energy_budget, CONTRACTION_LIMIT])[:size],
+            ),
+            cells=cells,
+            baselines=self._baselines(),
+            conflicts=cells.conflicts,
+        )
+
+    def _baselines(self) -> dict[str, Baseline]:
+        devices = self.system.devices
+        return {
+            "equal_bandwidth": Baseline(
+                "the band split evenly; the rest optimised",
+                restrict={"bandwidth": self.total_bandwidth / len(self.system)},
+            ),
+            "no_pruning": Baseline("the design without pruning", restrict={"pruning_ratio": 0.0}),
+            "no_quantization": Baseline("the design without quantization (32-bit floats)", restrict={"bits": 32}),
+            "no_power_control": Baseline("the design at full power", restrict={"power": devices.power_max}),
+        }
