@@ -6,6 +6,7 @@ deadline. With the selection given, constraints are convex there; the uploading 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ LOWEST = -12.0
 """Least logarithm of a share or an SNR."""
 IDLE = 0.02
 """What a client left out still pays for band in the relaxation, so that its band stays near what it would need."""
+SURPRISE = 0.03
+"""Least probability with which a drawn selection departs from the relaxed one in a client."""
 DRAWN = 3
 """Selections drawn from each relaxed solution of IPOPT, beside the rounded one."""
 
@@ -58,6 +61,8 @@ class Attempt:
     decision: Decision | None
     solves: int
     feasible: int
+    fixed_seconds: float
+    """Least time of a solution with the selection fixed."""
 
 
 class Ipopt:
@@ -89,21 +94,23 @@ class Ipopt:
             ca.dot(a + idle, ca.exp(band)) - 1.0,
         )
         program = {"x": ca.vec(x), "p": ca.vertcat(ca.vec(p), offset, idle), "f": value, "g": rows}
-        options: dict[str, Any] = {
+        options = {
             "print_time": False,
             "error_on_fail": False,
             "show_eval_warnings": False,
             "ipopt.print_level": 0,
             "ipopt.sb": "yes",
-            "ipopt.tol": 1e-9,
-            "ipopt.max_iter": 200,
             "ipopt.constr_viol_tol": MARGIN,
             "ipopt.bound_relax_factor": 0.0,
             "ipopt.honor_original_bounds": "yes",
             "ipopt.mu_strategy": "monotone",
             "ipopt.fixed_variable_treatment": "make_parameter",
         }
-        self.solver = ca.nlpsol("feel", "ipopt", program, options)
+        # the relaxation is only there to be rounded
+        self.relaxed, self.fixed = (
+            ca.nlpsol("feel", "ipopt", program, options | {"ipopt.tol": tolerance, "ipopt.max_iter": most})
+            for tolerance, most in ((1e-4, 250), (1e-9, 200))
+        )
 
     def minimize(self, problem: FEEL, starts: int, seed: int) -> Attempt:
         """Search from many starts: half from points drawn with the selection relaxed, half from drawn selections.
@@ -117,7 +124,7 @@ class Ipopt:
                 search.fixed(search.drawn(np.full(self.clients, search.rng.uniform(0.3, 1.0))), search.point())
             else:
                 search.relaxed()
-        return Attempt(search.value, search.decision, search.solves, search.feasible)
+        return Attempt(search.value, search.decision, search.solves, search.feasible, search.fastest)
 
 
 class _IpoptSearch:
@@ -135,6 +142,7 @@ class _IpoptSearch:
         self.fits = fits
         self.value, self.decision, self.solves, self.feasible = np.inf, None, 0, 0
         self.tried: set[bytes] = set()
+        self.fastest = np.inf
 
     def point(self) -> FloatArray:
         """A point drawn within the bounds, near which the constraints can be kept."""
@@ -166,7 +174,7 @@ class _IpoptSearch:
                 rounded[k], room = True, room - self.least_band[k]
         self.fixed(rounded, point)
         for _ in range(DRAWN):
-            self.fixed(self.drawn(share), point)
+            self.fixed(self.drawn(np.clip(share, SURPRISE, 1.0 - SURPRISE)), point)
 
     def fixed(self, taken: Any, start: FloatArray) -> None:
         """Solve with the selection fixed and judge the result; a selection is solved once."""
@@ -177,13 +185,16 @@ class _IpoptSearch:
         start[0] = taken
         low, high = (np.where(taken, bound, start) for bound in (self.low, self.high))
         low[0] = high[0] = taken
-        self._judge(taken, self._solve(start, low, high, taken))
+        begun = time.perf_counter()
+        point = self._solve(start, low, high, taken)
+        self.fastest = min(self.fastest, time.perf_counter() - begun)
+        self._judge(taken, point)
 
     def _solve(self, start: FloatArray, low: FloatArray, high: FloatArray, kept: Any, idle: float = 0.0) -> FloatArray:
         """Run IPOPT; only the constraints of the clients in `kept` are asked for."""
         self.solves += 1
         most = np.where(np.r_[np.tile(kept, 4), True], -MARGIN, np.inf)
-        answer = self.ipopt.solver(
+        answer = (self.ipopt.relaxed if idle else self.ipopt.fixed)(
             x0=start.ravel(), p=np.r_[self.parameters, idle], lbx=low.ravel(), ubx=high.ravel(), lbg=-np.inf, ubg=most
         )
         return np.asarray(answer["x"]).reshape(5, -1)
@@ -209,3 +220,83 @@ class _IpoptSearch:
         self.feasible += 1
         if float(evaluation.objective) < self.value:
             self.value, self.decision = float(evaluation.objective), decision
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What SCIP found and proved within its time."""
+
+    value: float
+    bound: float
+    seconds: float
+
+
+def scip(problem: FEEL, *, seconds: float, gap: float, levels: tuple[float, ...] | None = None) -> Proved:
+    """Solve with SCIP, one thread; with `levels`, transmit power is the largest and frequencies are of these shares.
+
+    Where energy binds nobody, the largest power and the highest frequency are the best, so that the levels leave the
+    optimum where it is.
+    """
+    from pyscipopt import Model, exp, log, quicksum
+
+    cells = FEELCells(problem)
+    rows, least_band = coefficients(cells), cells.least_log_bandwidth() - np.log(cells.client.band)
+    able = cells.fits & (problem.ranges["selected"][1] > 0.5)
+    needed = problem.ranges["selected"][0] > 0.5
+    model = Model()
+    model.hideOutput()
+    model.setParam("limits/time", seconds)
+    model.setParam("limits/gap", gap)
+    model.setParam("parallel/maxnthreads", 1)
+    costs, masses, bands, ratios = [], [], [], []
+    for k in np.flatnonzero(able):
+        bits_once, bits_each, work_once, work_each, power, strength, sending, weight, *cost_of = map(float, rows[:, k])
+        gap_once, gap_each, smooth, masked = cost_of
+        low, high = float(np.log(cells.least[k])), float(np.log(cells.most[k]))
+        a = model.addVar(vtype="B", lb=float(needed[k]))
+        s = model.addVar(lb=low, ub=high)
+        kept, log_kept = (exp(s), s) if low < high else (float(np.exp(low)), low)
+        band = model.addVar(lb=float(least_band[k]) - 1e-9, ub=0.0)
+        compute = model.addVar(lb=float(np.log(work_once + work_each * np.exp(low))) - 1e-9, ub=0.0)
+        upload = model.addVar(lb=LOWEST, ub=0.0)
+        model.addCons(exp(compute) + exp(upload) <= 1.0)
+        work = work_once + work_each * kept
+        if levels is None:
+            snr: Any = model.addVar(lb=LOWEST, ub=25.0)
+            model.addCons(band + snr + power <= 0.0)
+            model.addCons(work * exp(-compute) <= 1.0)
+            used = strength * work**3 * exp(-2.0 * compute) + sending * exp(band + snr + power + upload)
+            model.addCons(used <= 1.0)
+        else:
+            snr = -power - band
+            chosen = [model.addVar(vtype="B") for _ in levels]
+            model.addCons(quicksum(chosen) == 1.0)
+            slower = quicksum(float(-np.log(level)) * y for level, y in zip(levels, chosen, strict=True))
+            model.addCons(work * exp(slower - compute) <= 1.0)
+        model.addCons((bits_once + bits_each * kept) * exp(-band - upload) <= log(1.0 + exp(snr)) / LN2)
+        error = 1.0 - kept * (1.0 - log_kept + 0.5 * log_kept * log_kept) if cells.law == "laplace" else 1.0 - kept
+        # per sample; the weight turns it into a share of the sum
+        cost = gap_once + gap_each * kept + smooth * error + masked * (1.0 - kept)
+        ends = cells.cost(np.array([k, k]), np.array([cells.least[k], cells.free()[k]])) / weight
+        each = model.addVar(lb=float(ends.min()) - 1e-9, ub=float(ends.max()) * 1.01)
+        model.addCons(each >= cost)
+        ratios.append(float(ends.min()))
+        taken_cost, taken_band = model.addVar(lb=0.0), model.addVar(lb=0.0, ub=1.0)
+        model.addCons(taken_cost >= each - float(ends.max()) * 1.01 * (1.0 - a))
+        model.addCons(taken_cost >= float(ends.min()) * a)
+        model.addCons(taken_band >= exp(band) - (1.0 - a))
+        model.addCons(taken_band >= float(np.exp(least_band[k])) * (1.0 - 1e-9) * a)
+        costs.append(weight * taken_cost)
+        masses.append(weight * a)
+        bands.append(taken_band)
+    mass = model.addVar(lb=float(cells.weight[able].min()), ub=1.0)
+    model.addCons(mass == quicksum(masses))
+    model.addCons(quicksum(bands) <= 1.0)
+    average, value = model.addVar(lb=min(ratios)), model.addVar(lb=0.0)
+    model.addCons(average * mass >= quicksum(costs))
+    model.addCons(value >= average + 8.0 * problem.system.bound.gradient_offset * (1.0 - mass) * (1.0 - mass))
+    model.setObjective(value)
+    start = time.perf_counter()
+    model.optimize()
+    spent = time.perf_counter() - start
+    return Proved(model.getObjVal() if model.getNSols() else np.nan, model.getDualbound(), spent)

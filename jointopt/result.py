@@ -208,6 +208,8 @@ class Result:
             "certificate": {
                 "kind": self.certificate.kind,
                 "prices": dict(self.certificate.prices),
+                "multipliers": dict(self.certificate.multipliers),
+                "ratio": self.certificate.ratio,
                 "cells": self.certificate.cells,
                 "tolerance": self.certificate.tolerance,
                 "text": self.certificate.text,

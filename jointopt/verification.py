@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from jointopt.arithmetic.boxes import enclose
 from jointopt.arithmetic.elementwise import extended
+from jointopt.arithmetic.intervals import Interval
 from jointopt.decision import Decision
 from jointopt.errors import InputError, VerificationError, is_whole
 from jointopt.problem import (
@@ -44,6 +45,7 @@ from jointopt.problem import (
     Leaves,
     Priced,
     Problem,
+    Response,
     SelectionTree,
     SharedTree,
     Sums,
@@ -59,7 +61,7 @@ from jointopt.system import FloatArray
 if TYPE_CHECKING:
     from jointopt.result import Certificate, Result
 
-__all__ = ["Check", "Verification", "verify"]
+__all__ = ["Check", "Verification", "verify", "verify_saved"]
 
 RELATIVE = 1e-9
 """Relative difference up to which two computations of one number agree."""
@@ -69,6 +71,8 @@ POINTS = 3
 """Points per unit that are priced in extended precision."""
 CHUNK = 200_000
 """Rows handled together."""
+EDGE = 1e-12
+"""Relative excess of a budget, of decisions tried against the bound, that is rounding."""
 TRIED = 200
 """Decisions around the one returned that are tried against the bound."""
 COMPLETED = 8
@@ -184,6 +188,83 @@ def verify(result: Result, *, units: int = 1000, seed: int = 0, digits: int = 50
         if not (is_whole(value) and value >= least):
             raise InputError(f"{name}: {value!r} must be a whole number of at least {least}")
     return _Verifier(result, units, seed, digits).run()
+
+
+def verify_saved(
+    problem: Problem, decision: Decision, data: Mapping[str, Any], *, units: int = 1000, seed: int = 0, digits: int = 50
+) -> Verification:
+    """Recompute a saved result as far as its file allows: ``verify_saved(*jointopt.study.load_result(path))``.
+
+    A file holds prices, multipliers and ratio, from which fresh unit bounds are computed; trees of branch and bound are
+    not kept, so that a bound that rests on one is listed as unverified.
+
+    Parameters
+    ----------
+    problem, decision, data
+        As `jointopt.study.load_result` returns them.
+    units, seed, digits
+        As in `verify`.
+
+    Raises
+    ------
+    VerificationError
+        Where something differs from what the file says.
+    """
+    result = _recorded(problem, decision, data)
+    gap = data.get("gap")
+    if (gap is None) != (result.gap is None) or (gap is not None and abs(gap - (result.gap or 0.0)) > RELATIVE):
+        raise VerificationError(
+            f"{problem.name}/{result.method}: gap is {gap!r}, value and bound make it {result.gap!r}"
+        )
+    return verify(result, units=units, seed=seed, digits=digits)
+
+
+def _recorded(problem: Problem, decision: Decision, data: Mapping[str, Any]) -> Result:
+    """The result that a file tells of; its certificate without leaves and trees."""
+    from jointopt.result import Certificate, Result
+
+    stored, certificate = data.get("evaluation") or {}, data.get("certificate") or {}
+    evaluation = problem.evaluate(decision)
+
+    def numbers(named: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, FloatArray]:
+        """What is not finite is null in a file."""
+        out = {}
+        for name, value in named.items():
+            told, now = np.asarray(value, dtype=np.float64), np.asarray(ours.get(name, np.nan), dtype=np.float64)
+            same = told.shape == now.shape
+            out[name] = np.where(np.isnan(told) & ~np.isfinite(now), now, told) if same else told
+        return out
+
+    if stored:
+        value = data.get("value")
+        evaluation = replace(
+            evaluation,
+            objective=evaluation.objective if value is None else np.asarray(value, dtype=np.float64),
+            parts=numbers(stored["parts"], evaluation.parts),
+            slack=numbers(stored["slack"], evaluation.slack),
+            quantities=numbers({k: v for k, v in stored.items() if k not in ("parts", "slack")}, evaluation.quantities),
+        )
+    return Result(
+        problem=problem,
+        method=str(data.get("method", "")),
+        status=data["status"],
+        decision=decision,
+        evaluation=evaluation if stored else None,
+        value=data.get("value"),
+        lower_bound=data.get("lower_bound"),
+        certificate=Certificate(
+            kind=certificate.get("kind", "none"),
+            prices=certificate.get("prices", {}),
+            multipliers=certificate.get("multipliers", {}),
+            ratio=certificate.get("ratio", 0.0),
+            tolerance=certificate.get("tolerance", 0.0),
+        ),
+        infeasibility=[
+            Conflict(**{**entry, "irreducible": tuple(entry.get("irreducible", ()))})
+            for entry in data.get("infeasibility") or []
+        ],
+        seed=data.get("seed"),
+    )
 
 
 # Comparing -----------------------------------------------------------------------------------------------------------
@@ -538,7 +619,8 @@ class _Verifier:
             return self.problem.evaluate(decision)
 
     def _none_below(self, name: str, tried: Evaluation, lower: float) -> None:
-        objective = np.asarray(tried.objective)[np.asarray(tried.feasible())]
+        # a budget exceeded by what feasible decisions are allowed may buy as much of the objective
+        objective = np.asarray(tried.objective)[np.asarray(tried.feasible(EDGE))]
         self._check(
             name,
             _short(objective, lower),
@@ -626,31 +708,38 @@ class _Verifier:
         claimed = certificate.unit_bounds
         if claimed is not None and np.shape(claimed) != (whole.units,):
             self._fail(f"certificate.unit_bounds has shape {np.shape(claimed)} for {whole.units} units")
-        if claimed is not None and certificate.leaves is not None:
-            unit_bounds = self._leaves(priced, prices, claimed, certificate.leaves)
-        else:
-            unit_bounds = self._answered(priced, prices, claimed)
-        self._features(sums, whole, prices)
-        limited = np.isfinite(sums.limits)
-        spent = multipliers[limited] * sums.limits[limited]
-        terms = [float(np.abs(unit_bounds).sum()), float(np.abs(spent).sum()), abs(sums.numerator_offset)]
-        found = {}
-        for which, bounds in (("stored", claimed), ("fresh", unit_bounds)):
-            if bounds is not None:
-                excess = math.fsum([*bounds, *(-spent), sums.numerator_offset])
-                excess = math.fsum([excess, -certificate.ratio * sums.denominator_offset])
-                found[which] = self._objective_bound(sums, whole, certificate.ratio, excess)
-        size = sum(terms) / max(abs(sums.denominator_offset), 1e-300) if not sums.is_ratio else sum(terms)
-        if "stored" in found:
-            self._claim(found["stored"], size, "float64, exact sums")
-        lower = self.result.lower_bound
+        if claimed is None and np.any(multipliers > 0.0) and not certificate.caps:
+            # a saved certificate holds no caps
+            priced = self._own_caps(sums, whole)
+        response = priced.respond(prices, gap=self._gap())
+        self._features(sums, response)
+        lower, gap = self.result.lower_bound, self._gap()
         assert lower is not None
-        weaker = found["fresh"] < lower - RELATIVE * max(abs(lower), size)
-        if claimed is None and weaker and (limited.any() or sums.is_ratio):
-            self.unverified.append("the bound: what a saved result holds of its certificate proves less")
-            return found["fresh"]
-        self._claim(found["fresh"], size, "float64, exact sums", loose=True)
-        return found["fresh"]
+        if claimed is None:
+            found, size = self._of_units(sums, whole, multipliers, response.lower_bound)
+            while found < lower - RELATIVE * size and gap > 1e-12:
+                gap *= 1e-3
+                found, size = self._of_units(sums, whole, multipliers, priced.respond(prices, gap=gap).lower_bound)
+        else:
+            self._claim(*self._of_units(sums, whole, multipliers, claimed), "float64, exact sums")
+            if certificate.leaves is not None:
+                unit_bounds = self._leaves(priced, prices, claimed, certificate.leaves)
+            else:
+                unit_bounds = self._answered(priced, prices, claimed, response.lower_bound)
+            found, size = self._of_units(sums, whole, multipliers, unit_bounds)
+        self._claim(found, size, "float64, exact sums", loose=True)
+        return found
+
+    def _of_units(
+        self, sums: Sums, whole: Priced, multipliers: FloatArray, unit_bounds: FloatArray
+    ) -> tuple[float, float]:
+        """The bound that follows from those of the units, and the size of what is added up."""
+        ratio, limited = self.result.certificate.ratio, np.isfinite(sums.limits)
+        spent = multipliers[limited] * sums.limits[limited]
+        excess = math.fsum([*unit_bounds, *(-spent), sums.numerator_offset, -ratio * sums.denominator_offset])
+        size = float(np.abs(unit_bounds).sum() + np.abs(spent).sum()) + abs(sums.numerator_offset)
+        found = self._objective_bound(sums, whole, ratio, excess)
+        return found, size if sums.is_ratio else size / abs(sums.denominator_offset)
 
     def _objective_bound(self, sums: Sums, whole: Priced, ratio: float, excess: float) -> float:
         """Lower bound of N/D from N - ratio D >= excess."""
@@ -697,16 +786,24 @@ class _Verifier:
             priced = narrower
         return priced
 
+    def _own_caps(self, sums: Sums, whole: Priced) -> Priced:
+        """The units within what the others leave of every limit."""
+        priced: Any = whole
+        for j in np.flatnonzero(np.isfinite(sums.limits)):
+            if not hasattr(priced, "capped"):
+                break
+            least = whole.respond(np.eye(sums.limits.size)[j], gap=1e-9)
+            room = float(sums.limits[j]) - math.fsum(least.lower_bound)
+            priced = priced.capped(int(j), least.features[j] + max(room, 0.0)) or priced
+        return priced
+
     def _gap(self) -> float:
         """The relative gap that the solver left to the units."""
         return max(0.25 * self.result.certificate.tolerance, 1e-12) or 5e-7
 
-    def _answered(self, priced: Priced, prices: FloatArray, claimed: FloatArray | None) -> FloatArray:
+    def _answered(self, priced: Priced, prices: FloatArray, claimed: FloatArray, found: FloatArray) -> FloatArray:
         """Unit bounds of a fresh search, finer where it falls short of the stored ones."""
         gap = self._gap()
-        found = priced.respond(prices, gap=gap).lower_bound
-        if claimed is None:
-            return found
         for _ in range(3):
             short = np.flatnonzero(_short(found, claimed) > RELATIVE)
             if short.size == 0:
@@ -722,9 +819,8 @@ class _Verifier:
         )
         return found
 
-    def _features(self, sums: Sums, whole: Priced, prices: FloatArray) -> None:
+    def _features(self, sums: Sums, response: Response) -> None:
         """The sums of the units' features must give the objective of the decision they belong to."""
-        response = whole.respond(prices, gap=max(self._gap(), 1e-6))
         if not np.all(response.feasible):
             return
         evaluation = self.problem.evaluate(Decision(response.decision))
@@ -743,7 +839,7 @@ class _Verifier:
             self._boxes(priced.boxes, prices, leaves)
         else:
             self.unverified.append("leaves of a priced response of the problem's own; fresh unit bounds instead")
-            return self._answered(priced, prices, claimed)
+            return self._answered(priced, prices, claimed, priced.respond(prices, gap=self._gap()).lower_bound)
         least = np.full(priced.units, np.inf)
         np.minimum.at(least, leaves.unit, leaves.bound)
         self._check(
@@ -858,9 +954,24 @@ class _Verifier:
         x = self._points(leaves.low[:, rows], leaves.high[:, rows], boxes.integer)
         try:
             value = self._box_values(boxes, column, leaves.unit[rows], [extended(row, self.digits) for row in x])
+            self._enclosed(boxes, column, leaves, rows[: rows.size // POINTS])
         except _FOREIGN:
             return
         self._check_points("values in decisive leaves", value, leaves.bound[rows], leaves.unit[rows], self.mpmath)
+
+    def _enclosed(self, boxes: Boxes, prices: FloatArray, leaves: Leaves, rows: npt.NDArray[np.int64]) -> None:
+        """Intervals in float64 must hold those in extended precision, which are all but exact."""
+        unit, low, high = leaves.unit[rows], leaves.low[:, rows], leaves.high[:, rows]
+        own = np.broadcast_to(prices, (prices.shape[0], unit.size))
+        with np.errstate(all="ignore"):
+            wide, _ = boxes.terms(own, unit, Interval.variables(low, high))
+            ends = extended(low, self.digits), extended(high, self.digits)
+            near, _ = boxes.terms(own, unit, Interval.variables(*ends))
+        if isinstance(wide, Interval) and isinstance(near, Interval):
+            for outer, inner in ((near.low - wide.low, near.low), (wide.high - near.high, near.high)):
+                outside = np.maximum(-np.asarray(outer, dtype=np.float64), 0.0)
+                size = _size(np.asarray(inner, dtype=np.float64))
+                self._check("intervals in float64 hold the exact ones", outside / size, self.mpmath, allowed=0.0)
 
     def _points(self, low: FloatArray, high: FloatArray, integer: npt.NDArray[np.bool_]) -> FloatArray:
         """A point of every box, one coordinate in four at an end."""
@@ -1032,6 +1143,7 @@ class _Verifier:
         least = checked.covering()
         self._claim(least, abs(least), "float64")
         checked.drawn()
+        checked.objectives()
         return least
 
     # -- infeasible problems
@@ -1477,3 +1589,31 @@ class _Selections:
             self.verifier._check(
                 "random selections lie in a node", np.array(missing, dtype=np.float64), "exact", allowed=0.0
             )
+
+    def objectives(self) -> None:
+        """Objective, mass and limit of selections as the problem evaluates their decisions."""
+        rng, selection, problem = self.verifier.rng, self.selection, self.verifier.problem
+        able = self.alternatives & np.isfinite(self.smallest)
+        prices = np.zeros(len(self.sums.features))
+        apart = []
+        for price in rng.choice(self.tree.prices, 8):
+            order = rng.permutation(np.flatnonzero(able))
+            taken = selection.required.copy()
+            taken[order[self.smallest[taken].sum() + np.cumsum(self.smallest[order]) <= self.limit]] = True
+            units = np.flatnonzero(taken)
+            if units.size == 0:
+                continue
+            prices[0], prices[self.resource] = 1.0, price
+            answer = respond(self.cells.take(units), prices, gap=1e-6)
+            if not np.all(answer.feasible):
+                continue
+            parts, features = self.cells.complete(prices, units, answer.label, answer.x)
+            full = {name: np.zeros(self.cells.units) for name in parts}
+            for name, values in parts.items():
+                full[name][units] = values
+            objective = float(np.asarray(problem.evaluate(Decision(full)).objective))
+            expected = float(selection.outer.value(math.fsum(features[0]), math.fsum(self.mass[units])))
+            if math.isfinite(expected):
+                apart.append(float(_apart(objective, expected)))
+        if apart:
+            self.verifier._check("objectives of selections", np.array(apart))

@@ -355,9 +355,10 @@ def _newton(
         else:
             free = price - log_scale < top
             fixed = np.where(free, phi + log_scale, phi - top)
-            price = (used * np.log(used / band) + np.add.reduce(share * fixed, axis=-1, keepdims=True)) / np.add.reduce(
-                np.where(free, share, 0.0), axis=-1, keepdims=True
-            )
+            excess = used * np.log(used / band) + np.add.reduce(share * fixed, axis=-1, keepdims=True)
+            moved = np.add.reduce(np.where(free, share, 0.0), axis=-1, keepdims=True)
+            # nobody is free where the least bands fill B to the last digit: then the price stays
+            price = np.where(moved > 0.0, excess / np.where(moved > 0.0, moved, 1.0), price)
             step = (np.where(free, price, 0.0) - fixed) * inverse_slope
         z = z + step
         # quadratic: the next step would be about the square of this one

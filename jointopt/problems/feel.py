@@ -236,12 +236,13 @@ class FEEL(Problem):
         a, ratio = decision["selected"], decision["pruning_ratio"]
         taken = a > 0.5
 
-        def chosen(name: str) -> Any:
-            # whoever is left out may be given 0 Hz or 0 W; any positive number avoids 0/0 before it is set to 0
+        def chosen(name: str, most: Any) -> Any:
+            # whoever is left out may be given 0 Hz or 0 W; the most there is avoids 0/0 before it is set to 0
             value = decision[name]
-            return xp.where(taken, value, xp.ones_like(value))
+            return xp.where(taken, value, array(most) * xp.ones_like(value))
 
-        bandwidth, frequency, power = chosen("bandwidth"), chosen("frequency"), chosen("power")
+        bandwidth, frequency = chosen("bandwidth", radio.total_bandwidth), chosen("frequency", devices.frequency)
+        power = chosen("power", devices.power_max)
         per_weight, once = compression.index_bits(learner.parameters, learner.mask_encoding)
         payload = compression.payload_bits(
             (1.0 - ratio) * learner.parameters,

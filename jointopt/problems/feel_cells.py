@@ -23,9 +23,13 @@ computing costs as much time as better spectral efficiency saves.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import lambertw
 
 from jointopt.errors import InputError
@@ -42,6 +46,8 @@ __all__ = ["Client", "FEELCells"]
 LN2 = float(np.log(2.0))
 KNOTS = 9
 """Kept fractions at which every client is probed once, for all prices."""
+NEAR = np.array([1.0 / 1.12, 1.0, 1.12])
+"""Places around a known kept fraction at which a client is probed instead, and at both ends of its range."""
 
 
 def _snr_of(ratio: Any) -> FloatArray:
@@ -258,6 +264,22 @@ class Client:
         return np.clip(reached, low, high)
 
 
+@dataclass(frozen=True)
+class _Probes:
+    """What is known of every client before any price: who fits the band, and its range of kept fractions at knots.
+
+    Beyond `top` nothing is better, or nothing fits. Kept fractions that do not fit have an infinite bandwidth.
+    """
+
+    fits: npt.NDArray[np.bool_]
+    top: FloatArray
+    knots: FloatArray
+    data: FloatArray
+
+    def take(self, index: Any) -> _Probes:
+        return _Probes(self.fits[index], self.top[index], self.knots[:, index], self.data[:, :, index])
+
+
 class FEELCells:
     """Each client's subproblem for `jointopt.problem.Cells`: x is the kept fraction; there is one label."""
 
@@ -278,21 +300,51 @@ class FEELCells:
         self.least = 1.0 - ratio_high
         self.most = 1.0 - ratio_low
         self.cap = np.full(self.units, self.client.band)
-        self._prepare()
 
-    def _prepare(self) -> None:
-        """Find each client's range of kept fractions and probe it at a few knots, once for all prices."""
+    @cached_property
+    def probes(self) -> _Probes:
+        """Each client's range of kept fractions and what it needs at a few knots, found once for all prices."""
         first, _, _, _ = self.client.least_bandwidth(self.who, self.least)
-        self.fits = first <= np.log(self.cap)
-        best = self.free()
-        self.top = best.copy()
-        rows = np.flatnonzero(self.fits)
+        fits = first <= np.log(self.cap)
+        top = self.free()
+        rows = np.flatnonzero(fits)
         if rows.size:
-            self.top[rows] = self.client.largest_kept(self.who[rows], self.least[rows], best[rows], self.cap[rows])
+            top[rows] = self.client.largest_kept(self.who[rows], self.least[rows], top[rows], self.cap[rows])
         share = np.linspace(0.0, 1.0, KNOTS)[:, None]
-        self.knots = self.least * (self.top / self.least) ** share
-        self.knots[-1] = self.top
-        self.data = self.probe(np.broadcast_to(np.arange(self.units), self.knots.shape), self.knots)
+        knots = self.least * (top / self.least) ** share
+        knots[-1] = top
+        return _Probes(fits, top, knots, self._at(knots))
+
+    def near(self, decision: Mapping[str, FloatArray]) -> FEELCells:
+        """Return the same units, probed around a decision of theirs: less to find out where the best one is like it."""
+        if np.any(self.cap < self.client.band):
+            raise InputError("units with capped bands are probed all over")
+        top = self.free()
+        width = np.log(top / self.least)
+        taken = decision["selected"] > 0.5
+        kept = np.clip(1.0 - decision["pruning_ratio"], self.least, top)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            place = np.where(width > 0.0, np.log(kept / self.least) / width, 0.0)
+        # of who was left out nothing is known: it is expected where the others are
+        kept = np.where(taken, kept, self.least * np.exp(width * np.median(place[taken]) if taken.any() else 0.5 * width))
+        knots = np.concatenate([self.least[None], np.clip(kept * NEAR[:, None], self.least, top), top[None]])
+        data = self._at(knots)
+        out = copy.copy(self)
+        out.__dict__["probes"] = _Probes(np.isfinite(data[0, 0]), top, knots, data)
+        return out
+
+    def _at(self, knots: FloatArray) -> FloatArray:
+        return self.probe(np.broadcast_to(np.arange(self.units), knots.shape), knots)
+
+    @property
+    def fits(self) -> npt.NDArray[np.bool_]:
+        """Clients that can take part."""
+        return self.probes.fits
+
+    @property
+    def top(self) -> FloatArray:
+        """Largest kept fraction worth having, or that fits the band."""
+        return self.probes.top
 
     def free(self) -> FloatArray:
         """Kept fraction of least cost, were there no budgets."""
@@ -328,9 +380,9 @@ class FEELCells:
         """Return some units, repeats allowed."""
         out = copy.copy(self)
         out.units = int(np.size(index))
-        for name in ("who", "weight", "gap_once", "gap_each", "least", "most", "cap", "fits", "top"):
+        for name in ("who", "weight", "gap_once", "gap_each", "least", "most", "cap"):
             setattr(out, name, getattr(self, name)[index])
-        out.knots, out.data = self.knots[:, index], self.data[:, :, index]
+        out.__dict__["probes"] = self.probes.take(index)
         return out
 
     def capped(self, feature: int, caps: FloatArray) -> FEELCells:
@@ -339,7 +391,7 @@ class FEELCells:
             raise InputError(f"feature {feature} cannot be capped")
         out = copy.copy(self)
         out.cap = np.minimum(self.cap, caps)
-        out._prepare()
+        out.__dict__.pop("probes", None)
         return out
 
     def probe(self, unit: Any, x: Any) -> FloatArray:
@@ -355,17 +407,21 @@ class FEELCells:
 
     def cover(self, prices: FloatArray, units: slice) -> CellList:
         """Return the cells between the knots of every client that can take part."""
+        known = self.probes
         unit = np.arange(*units.indices(self.units))
-        unit = unit[self.fits[unit]]
-        count = KNOTS - 1
-        return CellList(
+        unit = unit[known.fits[unit]]
+        count = known.knots.shape[0] - 1
+        cells = CellList(
             unit=np.tile(unit, count),
             label=np.zeros(count * unit.size, dtype=np.int64),
-            low=self.knots[:-1, unit].ravel(),
-            high=self.knots[1:, unit].ravel(),
-            data_low=self.data[:, :-1, unit].reshape(2, -1),
-            data_high=self.data[:, 1:, unit].reshape(2, -1),
+            low=known.knots[:-1, unit].ravel(),
+            high=known.knots[1:, unit].ravel(),
+            data_low=known.data[:, :-1, unit].reshape(2, -1),
+            data_high=known.data[:, 1:, unit].reshape(2, -1),
         )
+        # who does not fit at a cell's low end fits nowhere in it
+        begun = np.isfinite(cells.data_low[0])
+        return cells if begun.all() else cells.take(begun)
 
     def bound(self, prices: FloatArray, cells: CellList) -> tuple[FloatArray, FloatArray]:
         """Return the least value of the tangents to bandwidth and cost over each cell, and where it is."""
@@ -373,7 +429,8 @@ class FEELCells:
         price, band = self._priced(prices, unit)
         log_low, log_high = np.log(low), np.log(high)
         (at_low, slope_low), (at_high, slope_high) = cells.data_low, cells.data_high
-        known = np.isfinite(at_high)
+        begun, known = np.isfinite(at_low), np.isfinite(at_high)
+        at_low = np.where(begun, at_low, 0.0)
         # where the two tangents to ln b over ln s meet; left of it the first is used, right of it the second
         with np.errstate(divide="ignore", invalid="ignore"):
             meet = (at_low - slope_low * log_low - at_high + slope_high * log_high) / (slope_high - slope_low)
@@ -398,7 +455,7 @@ class FEELCells:
                 better = value < best
                 best, point = np.where(better, value, best), np.where(better, s, point)
         width = high - low
-        return best, np.clip(point, low + 0.02 * width, high - 0.02 * width)
+        return np.where(begun, best, np.inf), np.clip(point, low + 0.02 * width, high - 0.02 * width)
 
     def split(self, prices: FloatArray, cells: CellList, hint: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Split where the bound is least."""

@@ -246,6 +246,8 @@ class _Run:
         else:
             assert sums is not None
             cells = cast(SelectableCells, self.offered.cells)
+            if start is not None and start.decision is not None and hasattr(cells, "near"):
+                cells = cells.near(start.decision)
             answer = minimize_selection(
                 sums,
                 cells,

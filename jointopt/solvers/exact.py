@@ -389,7 +389,21 @@ class _Search:
                     return None
         self._climb(prices, ratio, point, at_zero)
         self._recover(prices, rounds=self.rounds)
+        self._sharpen(prices, ratio, point, at_zero)
         return None
+
+    def _sharpen(self, prices: FloatArray, ratio: float, first: _Point, at_zero: float) -> None:
+        """Settle the units closer where their own gaps, relative to priced values, are what keeps the bound low."""
+        if self._reached() or self.best is None or self.proof is None:
+            return
+        priced = float(np.abs(self.proof.unit_bounds[np.isfinite(self.proof.unit_bounds)]).sum())
+        allowed = 0.25 * self.gap * abs(self.best_value)
+        if self.unit_gap * priced <= allowed or allowed == 0.0:
+            return
+        self.unit_gap = max(allowed / priced, 1e-13)
+        self._climb(prices, ratio, first, at_zero)
+        if not self._reached() and self.rounds:
+            self._recover(prices, rounds=1)
 
     def _narrow(self) -> Exact | None:
         """Prove that the limits can be kept together, or refuse; note what each unit can use at most."""
@@ -416,7 +430,8 @@ class _Search:
 
     def _climb(self, prices: FloatArray, ratio: float, first: _Point, at_zero: float) -> None:
         """Maximise the dual function over the multipliers of the limits."""
-        worth = max(abs(float(prices @ first.sums)), 1e-300)
+        # of the size of what keeping the limits can cost, also where nothing costs anything without them
+        worth = max(*(abs(float(prices @ p.sums)) for p in [first, *self.pool]), 1e-300)
         cuts = Cuts(worth / self._size())
         for point in self.pool:
             # a point beyond the caps says nothing about units that keep them
@@ -465,7 +480,8 @@ class _Search:
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where((used > 0.0) & (total > 0.0), used / total, SAMPLE / order.size)
         limits = share * self.limits
-        cuts = Cuts(max(abs(float(prices @ first.sums)), 1e-300) / self._size())
+        worth = max(*(abs(float(prices @ p.sums)) for p in [first, *self.pool]), 1e-300)
+        cuts = Cuts(worth / self._size())
         # what is known of all units, for the sample
         for point in self.pool:
             part = point.features[:, some].sum(axis=1)

@@ -45,7 +45,13 @@ KEPT = 20_000_000
 MOST_PRICES = 1500
 """Prices after which the table is no longer refined."""
 POLISH = 1e-7
-"""Relative gap to its own dual bound at which the best selection's decision is left alone, whatever gap is asked for."""
+"""Relative gap to its own dual bound to which the best selection is solved, whatever gap is asked for."""
+AROUND = np.array([0.75, 0.9, 0.97, 1.03, 1.1, 1.3])
+"""Prices to begin with, as multiples of a similar problem's."""
+BELOW, ROUGH = np.array([0.0, 0.4]), 0.05
+"""The same, for masses far from the best one, whose bounds need not be sharp; and the units' gap there."""
+TURNS = 6
+"""Times that prices or selections are added before a search that began so goes on as from scratch."""
 RUNNERS_UP = 2
 """Other selections, which might still be better, that are treated likewise."""
 
@@ -61,6 +67,8 @@ class _Prices:
         self.label = np.empty(shape, dtype=np.int64)
         self.order = np.empty(shape, dtype=np.int64)
         self.examined = 0
+        self.rough = 0
+        """First prices at which the units were settled roughly."""
         self.asked: dict[float, tuple[Any, ...]] = {}
         """Responses of all units at prices that may yet join the table."""
 
@@ -108,6 +116,17 @@ class _Prices:
             setattr(self, name, np.concatenate([getattr(self, name), values])[where])
         with np.errstate(invalid="ignore"):
             self.order = np.argsort(self.lower / self.mass, axis=1, kind="stable")
+
+    def sharpen(self) -> None:
+        """Settle the units at the first prices, too."""
+        part = slice(self.rough)
+        lower, self.cost[part], self.use[part], self.x[part], self.label[part] = self.respond(
+            self.price[part], np.arange(self.cells.units)
+        )
+        # bounds that were used before still follow from these
+        self.lower[part], self.rough = np.maximum(lower, self.lower[part]), 0
+        with np.errstate(invalid="ignore"):
+            self.order[part] = np.argsort(self.lower[part] / self.mass, axis=1, kind="stable")
 
     def near(self, price: float) -> int:
         """Index of the table's price next to a price."""
@@ -278,7 +297,9 @@ class _Search:
             if warm and start is not None:
                 self._begin(state, *start)
             self._branch(state)
-            self._polish()
+            # a decision at the gap asked for is what a round of a stream is to take
+            if not (warm and self._within_gap(self.settled)):
+                self._polish()
         except (StopSearch, KeyboardInterrupt) as stopped:
             # what was proved before the batch at hand still holds
             self.settled, self.stopped = self.proved, stopped
@@ -318,26 +339,104 @@ class _Search:
         self.table.add(np.concatenate([[0.0], grid, trial[last] * np.array([10.0, 1e3, 1e6])]))
 
     def _begin(self, state: npt.NDArray[np.int8], chosen: npt.NDArray[np.bool_], price: float) -> None:
-        """Start from another problem's selection and price."""
+        """Start from another problem's selection and price; where they do for the gap, nothing is left to branch on."""
         # what is left to the units' own searches need not be less than what the few prices leave
-        self.table.gap = 0.1 * self.gap
-        self.table.add(np.r_[0.0, price * np.array([0.85, 0.96, 1.0, 1.04, 1.2, 1e4])])
+        table, self.table.gap = self.table, 0.1 * self.gap
+        fine, table.gap = table.gap, ROUGH
+        table.add(price * BELOW)
+        table.gap, table.rough = fine, BELOW.size
+        table.add(price * AROUND)
+        cuts = self._cuts(state)
+        for turn in range(TURNS):
+            self.stop()
+            at, bound = self._over_masses(state, cuts)
+            worst = int(np.argmin(bound))
+            if self.best is not None and self._within_gap(float(bound[worst])):
+                return
+            best = int(at[worst])
+            node = self._bound(state[None], cuts[None, worst : worst + 2], self._windows([float(table.price[best])]))[0]
+            if node.chosen is not None and self._attempt(node.chosen):
+                continue
+            # nothing new to try: the dual itself is what is short
+            beside = [k for k in (best - 1, best) if 0 <= k < table.price.size - 1]
+            table.add(np.sqrt(table.price[beside] * table.price[np.array(beside) + 1]))
+            if best in (0, table.price.size - 1):
+                self._widen()
+        self._widen()
         taken = (chosen & (state != OUT)) | (state == IN)
         if taken.any():
             self._attempt(taken)
 
-    def _branch(self, state: npt.NDArray[np.int8]) -> None:
-        total_in = float(self.mass[state == IN].sum())
-        free = self.mass[state == FREE]
+    def _widen(self) -> None:
+        """Let a table around one price reach, sharply, from nothing to where the limit is all that matters."""
+        table = self.table
+        if table.rough:
+            table.sharpen()
+            table.add(np.r_[table.price[1] * 0.25, float(table.price[-1]) * np.array([2.5, 10.0, 1e4])])
+
+    def _within_gap(self, lower: float) -> bool:
+        value = self.best.value if self.best is not None else np.inf
+        return bool(np.isfinite(value) and value - lower <= self.gap * abs(value))
+
+    def _cuts(self, state: npt.NDArray[np.int8]) -> FloatArray:
+        """Ends of a few ranges of masses that cover all that is possible, each of which finds its own prices."""
+        total_in, free = float(self.mass[state == IN].sum()), self.mass[state == FREE]
         low = total_in if total_in > 0.0 else float(free.min())
         high = total_in + float(free.sum())
-        # a few ranges of masses, each of which finds its own prices
+        if not high > low:
+            return np.array([low, high])
         cuts = np.linspace(low, high, min(2 * int(free.size) + 2, 130))
         cuts[-1] = high * (1.0 + 1e-12)
-        ranges = list(pairwise(cuts)) if high > low else [(low, high)]
-        states = np.repeat(state[None], len(ranges), axis=0)
+        return cuts
+
+    def _over_masses(self, state: npt.NDArray[np.int8], cuts: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+        """Return the table's best price and the bound there over every range of masses between the cuts.
+
+        The same bound as of a node with this state and range, for all ranges at once: at a price the linear pieces of
+        the continuous knapsack and the ranges are merged.
+        """
+        table, free = self.table, np.flatnonzero(state == FREE)
+        taken = state == IN
+        if free.size == 0 or not cuts[-1] > cuts[0]:
+            return np.zeros(cuts.size - 1, dtype=np.int64), np.full(cuts.size - 1, -np.inf)
+        count, ranges = table.price.size, cuts.size - 1
+        order = free[np.argsort(table.lower[:, free] / self.mass[free], axis=1, kind="stable")]
+        lower = np.take_along_axis(table.lower, order, axis=1)
+        with np.errstate(invalid="ignore"):
+            base = table.lower[:, taken].sum(axis=1) - table.price * self.limit
+            ends = float(self.mass[taken].sum()) + np.cumsum(self.mass[order], axis=1)
+            slope = lower / self.mass[order]
+            offset = base[:, None] + np.cumsum(lower, axis=1) - slope * ends
+        places = np.sort(np.concatenate([np.clip(ends, cuts[0], cuts[-1]), np.tile(cuts, (count, 1))], axis=1), axis=1)
+        left, right = places[:, :-1], places[:, 1:]
+        middle = 0.5 * (left + right)
+        piece = np.stack([np.searchsorted(e, m) for e, m in zip(ends, middle, strict=True)]).clip(max=free.size - 1)
+        value = self.outer.least(
+            np.take_along_axis(offset, piece, axis=1), np.take_along_axis(slope, piece, axis=1), left, right
+        )
+        value = np.where(np.isnan(value), -np.inf, value)
+        bound = np.full((count, ranges), np.inf)
+        within = np.clip(np.searchsorted(cuts, middle, side="right") - 1, 0, ranges - 1)
+        np.minimum.at(bound, (np.arange(count)[:, None], within), value)
+        at = np.argmax(bound, axis=0)
+        return at, bound[at, np.arange(ranges)]
+
+    def _branch(self, state: npt.NDArray[np.int8]) -> None:
+        cuts = self._cuts(state)
+        ranges = np.stack([cuts[:-1], cuts[1:]], axis=1)
         window = np.arange(self.table.price.size)
-        nodes = self._bound(states, np.array(ranges), np.repeat(window[None], len(ranges), axis=0))
+        nodes, open_ = [], np.ones(len(ranges), dtype=bool)
+        if self.best is not None:
+            at, bound = self._over_masses(state, cuts)
+            open_ = bound < self.best.value - self.gap * abs(self.best.value)
+            for i in np.flatnonzero(~open_):
+                self.nodes += 1
+                (low, high), price = ranges[i].tolist(), float(self.table.price[at[i]])
+                nodes.append(_Node(float(bound[i]), self.nodes, state, low, high, price))
+        some = ranges[open_]
+        nodes += self._bound(
+            np.repeat(state[None], len(some), axis=0), some, np.repeat(window[None], len(some), axis=0)
+        )
         for node in nodes:
             node.row = self.tree.add(-1, node.state, node.low, node.high, node.price, node.bound)
         heap = [n for n in nodes if n.bound < np.inf]
@@ -349,8 +448,7 @@ class _Search:
             self.proved = lower = min(heap[0].bound, self.settled)
             self.history.append({"evaluation": float(self.nodes), "value": value, "lower_bound": lower})
             self._tell(lower)
-            done = np.isfinite(value) and value - lower <= self.gap * abs(value)
-            if done or self.nodes >= self.max_nodes:
+            if self._within_gap(lower) or self.nodes >= self.max_nodes:
                 break
             batch: list[_Node] = []
             while heap and len(batch) < BATCH:
@@ -658,6 +756,9 @@ class _Search:
         row = int(np.argmax(duals))
         price, proved = float(table.price[row]), float(duals[row])
         use = table.use[:, taken].sum(axis=1)
+        if table.rough and not use[-1] <= self.limit < use[table.rough]:
+            self._widen()
+            return self._fixed(taken)
         if use[0] <= self.limit:
             return self._found(taken, table.x[0, taken], table.label[0, taken], 0.0), 0.0, float(duals[0])
         after = int(np.argmax(use <= self.limit)) if np.any(use <= self.limit) else -1
@@ -728,7 +829,6 @@ class _Search:
             if bound >= self.best.value * (1.0 - POLISH):
                 break
             self._finish(np.flatnonzero(np.unpackbits(np.frombuffer(key, dtype=np.uint8), count=self.cells.units)))
-        # the bounds that come with the answer are those at its price
         self.table.add(self.best.price)
 
     def _finish(self, taken: npt.NDArray[np.int64]) -> None:
@@ -783,8 +883,9 @@ class _Search:
             return self._nothing()
         best = self.best
         prices = np.zeros(len(self.sums.features))
-        prices[0], prices[self.resource] = 1.0, best.price
         near = self.table.near(best.price)
+        # the bounds that come with the answer are those at its price
+        prices[0], prices[self.resource] = 1.0, self.table.price[near]
         return Exact(
             decision=self._decision(best),
             value=best.value,

@@ -161,6 +161,25 @@ def test_least_band_meets_the_power() -> None:
     assert np.all(least_bandwidth(**values, power_max=np.inf) == 0.0)
 
 
+def test_least_bands_that_fill_the_band() -> None:
+    """At and just above the least band there is an answer and its proof; just below it there is none."""
+    rng = np.random.default_rng(7)
+    for _ in range(100):
+        values = scenario(rng, int(rng.integers(1, 8)))
+        limit = minimum_energy_bandwidth(**values).power * np.exp(rng.uniform(-0.5, 1.0, values["gain"].size))
+        least = least_bandwidth(**without_band(values), power_max=limit)
+        if not np.isfinite(least.sum()):
+            continue
+        for factor in (1.0, 1.0 + 1e-15, 1.0 + 1e-12, 1.0 + 1e-6, 1.001):
+            exact = {**values, "total_bandwidth": float(least.sum()) * factor, "power_max": limit}
+            answer = minimum_energy_bandwidth(**exact)
+            assert answer.feasible
+            assert np.all(answer.bandwidth >= least * (1.0 - 1e-12))
+            assert bandwidth_dual_bound(answer.price, **exact) == pytest.approx(answer.energy.sum(), rel=1e-10)
+        below = {**values, "total_bandwidth": float(least.sum()) * (1.0 - 1e-9)}
+        assert not minimum_energy_bandwidth(**below, power_max=limit).feasible
+
+
 def test_residual_finds_what_is_wrong() -> None:
     values = scenario(np.random.default_rng(4), 6)
     answer = minimum_energy_bandwidth(**values)

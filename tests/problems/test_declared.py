@@ -237,6 +237,23 @@ def test_a_ratio_of_totals() -> None:
     assert result.status == "optimal"
 
 
+def test_a_limit_on_what_is_free_without_it() -> None:
+    """Without the limit the objective is 0, so it gives no scale for the limit's price."""
+    system = jo.systems.ltfl(devices=3, seed=0)
+    problem = DeclaredProblem(
+        system,
+        variables=[Variable("a", 0.0, 1.0)],
+        model=lambda s, x: {"loss": (1.0 - x.a) ** 2, "cost": x.a + 0.1 * x.a**2},
+        objective=total("loss"),
+        constraints={"cost": total("cost") <= 2.5},
+    )
+    result = jo.solve(problem, gap=1e-4)
+    # by symmetry everyone takes the same share
+    a = (-1.0 + np.sqrt(1.0 + 0.4 * 2.5 / 3.0)) / 0.2
+    assert result.value == pytest.approx(3.0 * (1.0 - a) ** 2, rel=2e-4)
+    assert result.gap is not None and result.gap <= 1e-4
+
+
 def test_functions_of_their_own_cost_the_certificate() -> None:
     system = jo.systems.ltfl(devices=2, seed=0)
     problem = quadratic(
