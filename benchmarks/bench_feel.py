@@ -13,10 +13,11 @@ import time
 
 import cvxpy as cp
 import numpy as np
+from feel_models import scip
 
 import jointopt as jo
 from jointopt.problems.feel import FEEL, Alternation, RatioBandwidthStep
-from jointopt.problems.feel_cells import LN2, FEELCells
+from jointopt.problems.feel_cells import FEELCells
 from jointopt.report import text_table
 
 GAP = 1e-3
@@ -114,77 +115,22 @@ def step(clients: int, repeats: int) -> list[str]:
     ]
 
 
-def scip(clients: int, seed: int, seconds: float) -> list[str]:
+def against_scip(clients: int, seed: int, seconds: float) -> list[str]:
     """The same problem as one mixed-integer nonlinear program, normalised, for SCIP."""
-    from pyscipopt import Model, exp, log, quicksum
-
-    system = jo.systems.feel(clients, seed)
-    problem = FEEL(system)
+    problem = FEEL(jo.systems.feel(clients, seed))
     exact = jo.solve(problem, gap=GAP)
-    cells = FEELCells(problem)
-    client, bound = cells.client, system.bound
-    model = Model()
-    model.hideOutput()
-    model.setParam("limits/time", seconds)
-    model.setParam("limits/gap", GAP)
-    model.setParam("parallel/maxnthreads", 1)
-    costs, masses, bands = [], [], []
-    for k in range(clients):
-        T, E = float(client.delay_budget[k]), float(client.energy_budget[k])
-        a = model.addVar(vtype="B")
-        # logarithms of the kept fraction, of bandwidth and of the times as shares: the geometric form of the proof
-        s = model.addVar(lb=float(np.log(cells.least[k])), ub=0.0)
-        band = model.addVar(lb=-12.0, ub=0.0)
-        compute = model.addVar(lb=-12.0, ub=0.0)
-        upload = model.addVar(lb=-12.0, ub=0.0)
-        snr = model.addVar(lb=-12.0, ub=25.0)
-        model.addCons(exp(compute) + exp(upload) <= 1.0)
-        cycles = client.cycles_once[k] + client.cycles_each[k] * exp(s)
-        bits = client.bits_once + client.bits_each * exp(s)
-        model.addCons(cycles / (client.frequency_max[k] * T) * exp(-compute) <= 1.0)
-        rate = log(1.0 + exp(snr)) / LN2
-        model.addCons(bits / (client.band * T) * exp(-band - upload) <= rate)
-        power = client.band / client.gain[k] * exp(band + snr)
-        model.addCons(power / client.power_max[k] <= 1.0)
-        used = client.capacitance[k] * cycles**3 / (T**2 * E) * exp(-2.0 * compute) + power * T / E * exp(upload)
-        model.addCons(used <= 1.0)
-        error = cells.smooth * (1.0 - exp(s) * (1.0 - s + 0.5 * s * s)) if cells.law == "laplace" else None
-        if error is None:
-            error = cells.smooth * (1.0 - exp(s))
-        cost = cells.weight[k] * (
-            cells.gap_once[k] + cells.gap_each[k] * exp(s) + error + cells.masked * (1.0 - exp(s))
-        )
-        taken_cost = model.addVar(lb=0.0)
-        most = float(np.max(cells.cost(np.array([k, k]), np.array([cells.least[k], 1.0])))) * 1.01
-        model.addCons(taken_cost >= cost - most * (1 - a))
-        taken_band = model.addVar(lb=0.0)
-        model.addCons(taken_band >= exp(band) - (1 - a))
-        costs.append(taken_cost)
-        masses.append(cells.weight[k] * a)
-        bands.append(taken_band)
-    mass = model.addVar(lb=float(cells.weight.min()), ub=1.0)
-    model.addCons(mass == quicksum(masses))
-    model.addCons(quicksum(bands) <= 1.0)
-    value = model.addVar(lb=0.0)
-    average = model.addVar(lb=0.0)
-    model.addCons(average * mass >= quicksum(costs))
-    model.addCons(value >= average + 8.0 * bound.gradient_offset * (1.0 - mass) * (1.0 - mass))
-    model.setObjective(value)
-    start = time.perf_counter()
-    model.optimize()
-    spent = time.perf_counter() - start
-    found = model.getObjVal() if model.getNSols() else np.nan
-    lower = model.getDualbound()
+    other = scip(problem, seconds=seconds, gap=GAP)
+    found = np.isfinite(other.value)
     assert exact.value is not None and exact.lower_bound is not None
     return [
         str(clients),
         f"{exact.value:.5g}",
         f"{exact.lower_bound:.5g}",
         f"{1e3 * exact.seconds:.0f} ms",
-        f"{found:.5g}" if np.isfinite(found) else "none",
-        f"{lower:.5g}",
-        f"{100 * (found - lower) / abs(found):.1f} %" if np.isfinite(found) else "-",
-        f"{spent:.1f} s",
+        f"{other.value:.5g}" if found else "none",
+        f"{other.bound:.5g}",
+        f"{100 * (other.value - other.bound) / abs(other.value):.1f} %" if found else "-",
+        f"{other.seconds:.1f} s",
     ]
 
 
@@ -208,7 +154,7 @@ def main() -> None:
     )
     print(f"\nSCIP, one thread, at most {arguments.scip_seconds:g} s, gap 0.1 %")
     try:
-        rows = [scip(n, 0, arguments.scip_seconds) for n in (2, 4, 6, 12)]
+        rows = [against_scip(n, 0, arguments.scip_seconds) for n in (2, 4, 6, 12)]
     except ImportError:
         print("skipped: needs the extra scip (pip install jointopt[scip])")
         return

@@ -752,9 +752,7 @@ class Problem(ABC):
         """Return the same problem with variables fixed (a number) or narrowed (a pair)."""
         raise InputError(f"{self.name}: variables cannot be restricted")
 
-    def limited(
-        self, each: Mapping[str, float] | None = None, *, total: Mapping[str, float] | None = None
-    ) -> Self:
+    def limited(self, each: Mapping[str, float] | None = None, *, total: Mapping[str, float] | None = None) -> Self:
         """Return the same problem with some quantities limited further: ``limited({"delay": 0.2})``.
 
         Parameters

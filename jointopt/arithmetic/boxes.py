@@ -164,9 +164,10 @@ def _ends(
         return plain, plain, nothing, nothing
     ends = tuple(np.broadcast_to(end, (rows,)) for end in (value.low, value.high))
     slopes = [np.zeros(low.shape), np.zeros(low.shape)]
-    if value.dlow is not None:
-        for slope, known, unknown in ((slopes[0], value.dlow, -np.inf), (slopes[1], value.dhigh, np.inf)):
-            slope[free] = np.where(np.isnan(known), unknown, known)
+    least, greatest = value.dlow, value.dhigh
+    if least is not None and greatest is not None:
+        slopes[0][free] = np.where(np.isnan(least), -np.inf, least)
+        slopes[1][free] = np.where(np.isnan(greatest), np.inf, greatest)
     return ends[0], ends[1], slopes[0], slopes[1]
 
 

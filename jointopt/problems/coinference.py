@@ -19,8 +19,8 @@ Ties (theory 4g): least ratio, then least energy, then least split.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ class CoInference(Problem):
     name = "coinference"
     minimises = "bound on the output distortion under per-device delay and energy budgets"
     system_type = InferenceSystem
-    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
+    budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self, system: InferenceSystem, *, ranges: dict[str, tuple[FloatArray, FloatArray]] | None = None

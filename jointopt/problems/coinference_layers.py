@@ -17,7 +17,8 @@ inequality they violate less weight, which halves the range of weights.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,7 @@ class LayerwiseCoInference(Problem):
     name = "coinference-layers"
     minimises = "bound on the output distortion with a ratio per layer under delay and energy budgets"
     system_type = InferenceSystem
-    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
+    budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self, system: InferenceSystem, *, ranges: dict[str, tuple[FloatArray, FloatArray]] | None = None

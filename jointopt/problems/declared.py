@@ -52,6 +52,7 @@ __all__ = ["DeclaredProblem"]
 
 Model = Callable[[Any, Any], Mapping[str, Array]]
 
+
 class DeclaredProblem(Problem):
     """A problem in its user's words.
 
@@ -122,17 +123,21 @@ class DeclaredProblem(Problem):
         ends = []
         for which, end in (("lower", variable.lower), ("upper", variable.upper)):
             if end.ndim != 1 or end.size not in (1, size):
-                raise InputError(f"variables: {which} bound of {variable.name} has shape {end.shape}, expected ({size},)")
+                raise InputError(
+                    f"variables: {which} bound of {variable.name} has shape {end.shape}, expected ({size},)"
+                )
             if not np.all(np.isfinite(end)):
                 u = int(np.argmin(np.isfinite(end)))
-                raise InputError(f"variables: {which} bound of {variable.name}[device {u}] is {end[u]}; it must be finite")
+                raise InputError(
+                    f"variables: {which} bound of {variable.name}[device {u}] is {end[u]}; it must be finite"
+                )
             if variable.kind != "real" and np.any(end != np.rint(end)):
                 u = int(np.argmax(end != np.rint(end)))
-                raise InputError(f"variables: {which} bound of {variable.name}[device {u}] is {end[u]:g}, no whole number")
+                raise InputError(
+                    f"variables: {which} bound of {variable.name}[device {u}] is {end[u]:g}, no whole number"
+                )
             ends.append(np.broadcast_to(end, (size,)).copy())
-        return Variable(
-            variable.name, ends[0], ends[1], variable.unit, variable.kind, variable.axis, variable.meaning
-        )
+        return Variable(variable.name, ends[0], ends[1], variable.unit, variable.kind, variable.axis, variable.meaning)
 
     def _check_declaration(self) -> None:
         names = [v.name for v in self._variables]
@@ -214,9 +219,12 @@ class DeclaredProblem(Problem):
         common = {v.name for v in self._variables if v.axis == "common"}
         own = self._ranges()
         new = dict(own)
+        for name in ranges:
+            if name not in own:
+                raise InputError(f"restrict: unknown variable '{name}'{nearest(name, own)}")
         for size, names in ((len(self.system), set(own) - common), (1, common)):
-            asked = {k: v for k, v in ranges.items() if k in names or (k not in own and size > 1)}
-            new |= narrowed({k: own[k] for k in own if k in names}, asked, size) if asked else {}
+            asked = {k: v for k, v in ranges.items() if k in names}
+            new |= narrowed({k: own[k] for k in names}, asked, size)
         for name, (low, high) in new.items():
             if np.any(low < own[name][0]) or np.any(high > own[name][1]):
                 raise InputError(f"restrict: {name} must lie within its declared bounds")
@@ -242,16 +250,17 @@ class DeclaredProblem(Problem):
         known = self.evaluate(
             Decision({v.name: np.rint(middle[v.name]) if v.kind != "real" else middle[v.name] for v in self._variables})
         ).quantities
-        for over, limits in (("each", each), ("total", total)):
-            for quantity, limit in (limits or {}).items():
-                if quantity not in known:
-                    raise InputError(f"limited: the model gives no '{quantity}'{nearest(quantity, known)}")
-                if not (is_real(limit) and np.isfinite(limit)):
-                    raise InputError(f"limited: {quantity}={limit!r} must be a finite number")
-                key = f"{over} {quantity} limited"
-                least = min(float(limit), float(made.limits[key].min())) if key in made.limits else float(limit)
-                made.constraints[key] = Term(quantity, over) <= least
-                made.limits[key] = made._limit(key, made.constraints[key])
+        asked = [(Term(q, "each"), limit) for q, limit in (each or {}).items()]
+        asked += [(Term(q, "total"), limit) for q, limit in (total or {}).items()]
+        for term, limit in asked:
+            if term.quantity not in known:
+                raise InputError(f"limited: the model gives no '{term.quantity}'{nearest(term.quantity, known)}")
+            if not (is_real(limit) and np.isfinite(limit)):
+                raise InputError(f"limited: {term.quantity}={limit!r} must be a finite number")
+            key = f"{term.over} {term.quantity} limited"
+            least = min(float(limit), float(made.limits[key].min())) if key in made.limits else float(limit)
+            made.constraints[key] = constraint = term <= least
+            made.limits[key] = made._limit(key, constraint)
         return made
 
     def settings(self) -> dict[str, Any]:
@@ -374,7 +383,9 @@ class DeclaredProblem(Problem):
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             at = ""
             if x is not None:
-                here = {k: np.broadcast_to(v, np.broadcast_shapes(np.shape(v), value.shape))[where] for k, v in x.items()}
+                here = {
+                    k: np.broadcast_to(v, np.broadcast_shapes(np.shape(v), value.shape))[where] for k, v in x.items()
+                }
                 at = " at " + ", ".join(f"{k}={float(v):g}" for k, v in here.items())
             device = f"[device {where[-1]}]" if where and value.shape[-1] == len(self.system) else ""
             raise InputError(f"{what}{device} is nan{at}")

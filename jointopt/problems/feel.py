@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import cvxpy as cp
 import numpy as np
@@ -79,7 +79,7 @@ class FEEL(Problem):
 
     name = "feel"
     minimises = "gradient-norm bound with generalization gap, by selection, pruning and a shared band"
-    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
+    budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self,

@@ -326,7 +326,9 @@ class FEELCells:
         with np.errstate(divide="ignore", invalid="ignore"):
             place = np.where(width > 0.0, np.log(kept / self.least) / width, 0.0)
         # of who was left out nothing is known: it is expected where the others are
-        kept = np.where(taken, kept, self.least * np.exp(width * np.median(place[taken]) if taken.any() else 0.5 * width))
+        kept = np.where(
+            taken, kept, self.least * np.exp(width * np.median(place[taken]) if taken.any() else 0.5 * width)
+        )
         knots = np.concatenate([self.least[None], np.clip(kept * NEAR[:, None], self.least, top), top[None]])
         data = self._at(knots)
         out = copy.copy(self)

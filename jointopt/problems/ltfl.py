@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class LTFL(Problem):
 
     name = "ltfl"
     minimises = "convergence gap under per-device delay and energy budgets"
-    budgets = {"delay": "delay_budget", "energy": "energy_budget"}
+    budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget", "energy": "energy_budget"}
 
     def __init__(
         self,
@@ -840,10 +840,7 @@ class _Cells:
         noise = self.noise(unit, label)
         weight = self.weight[unit]
         gap = weight * (
-            self.transmission[unit] * data[2]
-            + self._error(ratio)
-            + noise * (1.0 - ratio)
-            + self._constant(unit, noise)
+            self.transmission[unit] * data[2] + self._error(ratio) + noise * (1.0 - ratio) + self._constant(unit, noise)
         )
         decision = {
             "pruning_ratio": ratio,

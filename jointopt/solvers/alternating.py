@@ -13,6 +13,7 @@ from jointopt.problem import Problem, Step
 from jointopt.solvers.convex import SOLVER
 from jointopt.solvers.monitor import Monitor
 from jointopt.solvers.nlp import improve
+from jointopt.system import FloatArray
 
 __all__ = ["alternating"]
 
@@ -138,12 +139,13 @@ def _convex_step(problem: Problem, name: str, variables: tuple[str, ...], decisi
             program.solve(solver=SOLVER)
     except cp.SolverError as error:
         raise SolverError(f"block '{name}': {SOLVER} failed ({error})") from None
-    if any(share.value is None for share in shares.values()):
-        return decision
     new = {}
     for n, share in shares.items():
+        if share.value is None:
+            return decision
         low, high = ranges[n]
-        new[n] = np.clip(low + np.clip(share.value, 0.0, 1.0) * (high - low), low, high)
+        part: FloatArray = np.clip(np.asarray(share.value, dtype=np.float64), 0.0, 1.0)
+        new[n] = np.clip(low + part * (high - low), low, high)
     return _not_worse(problem, decision, decision.with_(**new))
 
 

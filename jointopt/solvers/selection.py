@@ -22,7 +22,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -871,7 +870,7 @@ class _Search:
                 near = high - share * (high - low) + np.array([-0.1, -0.01, 0.0, 0.01, 0.1]) * (high - low)
                 prices = np.unique(np.clip(np.r_[low, near, high], low, high))
             elif prices[0] > 0.0:
-                prices = prices[0] * np.array([0.5, 0.9, 1.0])
+                prices = prices[0] * np.array([0.0, 0.5, 0.9, 1.0])
             else:
                 break
         table.gap = coarse

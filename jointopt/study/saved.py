@@ -64,8 +64,8 @@ def load_result(path: str | Path, *, problem: Problem | None = None) -> tuple[Pr
     path : path
         The file.
     problem : Problem, optional
-        For a problem that a user declared, whose functions no file can hold: the problem, which is then given the file's
-        scenario and ranges.
+        For a problem that a user declared, whose functions no file can hold: the problem, which is then given the
+        file's scenario and ranges.
 
     Raises
     ------

@@ -11,8 +11,8 @@ from jointopt.problem import Blocks, Capabilities, Evaluation, Problem, Variable
 from jointopt.problems.ltfl import LTFL
 from jointopt.solvers.alternating import alternating
 from jointopt.solvers.exact import minimize_sums
-from jointopt.solvers.priced import CellsPriced
 from jointopt.solvers.monitor import Monitor, StopSearch
+from jointopt.solvers.priced import CellsPriced
 from jointopt.system import Bound, Devices, Learner, Radio, System
 
 
