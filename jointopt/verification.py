@@ -801,6 +801,22 @@ class _Verifier:
         """The relative gap that the solver left to the units."""
         return max(0.25 * self.result.certificate.tolerance, 1e-12) or 5e-7
 
+    def _lower_bounds(self, priced: Priced, prices: FloatArray, gap: float) -> FloatArray:
+        """Unit bounds of a fresh search; boxes that it left open are halved until they are settled."""
+        response = priced.respond(prices, gap=gap, keep=isinstance(priced, BoxesPriced))
+        leaves, value = response.leaves, response.value
+        if not isinstance(priced, BoxesPriced) or leaves is None:
+            return response.lower_bound
+        target = np.where(np.isfinite(value), value - gap * np.abs(value), np.inf)[leaves.unit]
+        some = np.flatnonzero(leaves.bound < target)
+        bound = leaves.bound.copy()
+        if some.size:
+            open_ = Leaves(leaves.names, leaves.unit[some], leaves.low[:, some], leaves.high[:, some], target[some])
+            bound[some] = np.maximum(bound[some], self._box_bounds(priced.boxes, prices[:, None], open_))
+        least = value.copy()
+        np.minimum.at(least, leaves.unit, bound)
+        return least
+
     def _answered(self, priced: Priced, prices: FloatArray, claimed: FloatArray, found: FloatArray) -> FloatArray:
         """Unit bounds of a fresh search, finer where it falls short of the stored ones."""
         gap = self._gap()
@@ -809,9 +825,11 @@ class _Verifier:
             if short.size == 0:
                 break
             gap = max(1e-3 * gap, 1e-13)
-            again = priced.respond(prices, units=short, gap=gap).lower_bound
+            if isinstance(priced, BoxesPriced):
+                found = np.maximum(found, self._lower_bounds(priced, prices, gap))
+                continue
             found = found.copy()
-            found[short] = np.maximum(found[short], again)
+            found[short] = np.maximum(found[short], priced.respond(prices, units=short, gap=gap).lower_bound)
         self._check(
             "unit bounds against a fresh search",
             _short(found, claimed),
@@ -1013,13 +1031,20 @@ class _Verifier:
                 # along these only one end can be best
                 least[:, part] = np.where(box.to_high, high[:, part], low[:, part])
                 most[:, part] = np.where(box.to_low, low[:, part], high[:, part])
-            left = (_short(bound, claimed[rows]) > RELATIVE) & (most > least).any(axis=0)
+            left = _short(bound, claimed[rows]) > RELATIVE
+            wide = (most > least).any(axis=0)
+            # what shrank to a point is looked at once more
+            again = left & ~wide & (high > low).any(axis=0)
+            left &= wide
             if level == 59 or left.sum() > REFINED:
-                left[:] = False
-            np.minimum.at(found, rows[~left], bound[~left])
-            if not left.any():
+                left[:] = again[:] = False
+            done = ~left & ~again
+            np.minimum.at(found, rows[done], bound[done])
+            if done.all():
                 break
-            rows, low, high = _halved(rows[left], least[:, left], most[:, left], boxes)
+            halves = _halved(rows[left], least[:, left], most[:, left], boxes)
+            points = rows[again], least[:, again], most[:, again]
+            rows, low, high = (np.concatenate(pair, axis=-1) for pair in zip(halves, points, strict=True))
         return found
 
     def _tiled(
@@ -1110,7 +1135,7 @@ class _Verifier:
             self._fail(f"part {row}: multipliers {multipliers.tolist()} for limits {sums.limits.tolist()}")
         found = -np.inf
         for _ in range(3):
-            bounds = priced.respond(prices, gap=gap).lower_bound
+            bounds = self._lower_bounds(priced, prices, gap)
             excess = math.fsum([*bounds, *(-multipliers[limited] * sums.limits[limited]), sums.numerator_offset])
             excess -= ratio * sums.denominator_offset
             found = max(found, self._objective_bound(sums, priced, ratio, excess))
@@ -1240,25 +1265,30 @@ class _Verifier:
         """A conflict of limits on sums."""
         offered = problem.capabilities()
         sums, priced = offered.sums, priced_of(offered)
+        if offered.shared is not None:
+            # between all ends of the shared variables: where not even that relaxation has a decision
+            sums, boxes = offered.shared.within(offered.shared.lower, offered.shared.upper)
+            priced = BoxesPriced(boxes)
+            answer = minimize_sums(sums, priced, gap=1e-3, rounds=0)
+            if answer.value is not None or answer.undecided:
+                self.unverified.append(
+                    f"that there is nothing feasible between the shared variables' ends ({conflict.text})"
+                )
+                return
         if not conflict.relax or sums is None or priced is None:
             self.unverified.append(f"that there is nothing feasible ({conflict.text})")
             return
         if any(name not in sums.features for name in conflict.relax):
             self._fail(f"infeasibility: {conflict.binding} is no sum of the problem")
         at = {name: sums.features.index(name) for name in conflict.relax}
-        if offered.selection is not None:
-            units = np.flatnonzero(offered.selection.required)
-            (name, j), *_ = at.items()
-            least = priced.respond(np.eye(len(sums.features))[j], units=units, gap=1e-10)
-            together, limit = math.fsum(least.lower_bound), float(sums.limits[j])
-            use = math.fsum(least.value)
-        elif len(at) == 1:
-            (name, j), *_ = at.items()
-            least = priced.respond(np.eye(len(sums.features))[j], gap=1e-10)
-            together, limit, use = math.fsum(least.lower_bound), float(sums.limits[j]), math.fsum(least.value)
-        else:
+        if len(at) > 1:
             self._together(conflict, at, sums, priced)
             return
+        (name, j), *_ = at.items()
+        units = None if offered.selection is None else np.flatnonzero(offered.selection.required)
+        gap = 1e-10 if getattr(priced, "sharp", False) else 1e-6
+        least = priced.respond(np.eye(len(sums.features))[j], units=units, gap=gap)
+        together, limit, use = math.fsum(least.lower_bound), float(sums.limits[j]), math.fsum(least.value)
         claimed = conflict.relax[name]
         assert claimed is not None
         self._check(
@@ -1269,6 +1299,7 @@ class _Verifier:
         self._check(
             f"relaxing {name}",
             _short(claimed, use),
+            allowed=max(RELATIVE, 2.0 * gap),
             tell=lambda index: f": {claimed:.17g} is said to do, {use:.17g} is the least found",
         )
 

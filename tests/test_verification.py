@@ -195,7 +195,8 @@ def test_limits_that_cannot_be_kept_stand_up() -> None:
     single = jo.solve(declared(system, constraints={"use": total("gain") <= 1.0}))
     both = jo.solve(declared(system, constraints={"most": total("use") <= 1.0, "least": total("spread") >= 2.0}))
     pool = PooledLTFL(PooledLTFL.sample(devices=3, seed=0), energy_budget=1e-9)
-    for result in (single, both, jo.solve(pool)):
+    between = jo.solve(shared(system).limited(total={"loss": -1.0}))
+    for result in (single, both, between, jo.solve(pool)):
         assert result.status == "infeasible" and result.infeasibility[0].device is None
         assert result.verify().complete
 
@@ -329,6 +330,21 @@ def test_volumes_are_exact_and_overlaps_seen() -> None:
     high[1, 1] = 3.0
     assert verification._overlaps(low, high, whole)
     assert verification._volume(low, np.nextafter(high, 0.0), whole) != range_of
+
+
+def test_boxes_that_shrink_to_a_point_without_a_decision_are_empty() -> None:
+    """Value and excess rise in both coordinates: only the low corner can be best, and it is not feasible."""
+    problem = declared(
+        jo.systems.ltfl(devices=1, seed=0),
+        model=lambda s, x: {"loss": x.a + x.b, "burden": 1.0 + 0.2 * (x.a + x.b) + 0.1 * x.a * x.b},
+        constraints={"burden": each("burden") <= 1.2},
+    )
+    boxes = problem.capabilities().boxes
+    assert boxes is not None
+    checker = verification._Verifier(jo.solve(problem), 10, 0, 50)
+    low, high = np.array([[0.9], [0.9]]), np.array([[1.0], [1.0]])
+    leaves = Leaves(boxes.names, np.zeros(1, dtype=np.int64), low, high, np.array([np.inf]))
+    np.testing.assert_array_equal(checker._box_bounds(boxes, np.ones((1, 1)), leaves), np.inf)
 
 
 def test_the_summary_reads() -> None:

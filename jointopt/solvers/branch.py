@@ -55,6 +55,7 @@ def respond(
     stop: Any = None,
     keep: bool = False,
     start: tuple[npt.NDArray[np.int64], FloatArray] | None = None,
+    levels: int = MAX_LEVELS,
 ) -> CellsResponse:
     """Return every unit's best point at the prices, each within a relative `gap` of its lower bound.
 
@@ -72,6 +73,8 @@ def respond(
         Whether to return the closed cells (`Leaves`).
     start : pair of arrays, shape [units], optional
         Labels (-1 for none) and points to begin with, such as the best ones at other prices.
+    levels : int
+        Times cells are split at most; the bounds of units that are not settled by then hold all the same.
     """
     starts = range(0, cells.units, SLICE)
     slices = [slice(start, min(start + SLICE, cells.units)) for start in starts]
@@ -79,7 +82,7 @@ def respond(
     def work(units: slice) -> CellsResponse:
         if stop is not None:
             stop()
-        return _respond(cells, prices, units, gap, keep, start)
+        return _respond(cells, prices, units, gap, keep, start, levels)
 
     workers = min(len(slices), os.cpu_count() or 1)
     if workers > 1:
@@ -157,6 +160,7 @@ def _respond(
     gap: float,
     keep_leaves: bool = False,
     start: tuple[npt.NDArray[np.int64], FloatArray] | None = None,
+    levels: int = MAX_LEVELS,
 ) -> CellsResponse:
     best = _Incumbent(units)
     settled = np.full(units.stop - units.start, np.inf)
@@ -178,7 +182,7 @@ def _respond(
         )
 
     lower, hint = cells.bound(prices, open_cells)
-    for level in range(MAX_LEVELS):
+    for level in range(levels):
         rows = open_cells.unit - units.start
         target = best.value[rows]
         # without an incumbent (inf) everything that may be feasible stays open

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from jointopt.errors import SolverError
 from jointopt.problem import Conflict, SelectableCells, Selection, SelectionTree, Sums
-from jointopt.solvers.branch import respond
+from jointopt.solvers.branch import MAX_LEVELS, respond
 from jointopt.solvers.exact import Exact, Report
 from jointopt.solvers.monitor import StopSearch
 from jointopt.system import FloatArray
@@ -47,8 +47,10 @@ POLISH = 1e-7
 """Relative gap to its own dual bound to which the best selection is solved, whatever gap is asked for."""
 AROUND = np.array([0.75, 0.9, 0.97, 1.03, 1.1, 1.3])
 """Prices to begin with, as multiples of a similar problem's."""
-BELOW, ROUGH = np.array([0.0, 0.4]), 0.05
+BELOW, ROUGH = np.array([0.0, 0.4]), 1.0
 """The same, for masses far from the best one, whose bounds need not be sharp; and the units' gap there."""
+LEVELS = 4
+"""Times the units' cells are split at most at these: what few units leave is little of the sum."""
 TURNS = 6
 """Times that prices or selections are added before a search that began so goes on as from scratch."""
 RUNNERS_UP = 2
@@ -66,6 +68,8 @@ class _Prices:
         self.label = np.empty(shape, dtype=np.int64)
         self.order = np.empty(shape, dtype=np.int64)
         self.examined = 0
+        self.levels = MAX_LEVELS
+        """Times the units' cells are split at most."""
         self.rough = 0
         """First prices at which the units were settled roughly."""
         self.asked: dict[float, tuple[Any, ...]] = {}
@@ -82,7 +86,7 @@ class _Prices:
         index = np.tile(units, price.size)
         some = self.cells.take(index)
         prices = self._vector(np.repeat(price, units.size))
-        answer = respond(some, prices, gap=self.gap)
+        answer = respond(some, prices, gap=self.gap, levels=self.levels)
         self.examined += answer.cells
         found = np.flatnonzero(answer.feasible)
         cost, use = np.full(count, np.inf), np.full(count, np.inf)
@@ -343,7 +347,7 @@ class _Search:
         table, self.table.gap = self.table, 0.1 * self.gap
         fine, table.gap = table.gap, ROUGH
         table.add(price * BELOW)
-        table.gap, table.rough = fine, BELOW.size
+        table.gap, table.rough, table.levels = fine, BELOW.size, LEVELS
         table.add(price * AROUND)
         cuts = self._cuts(state)
         for turn in range(TURNS):
@@ -370,6 +374,7 @@ class _Search:
         """Let a table around one price reach, sharply, from nothing to where the limit is all that matters."""
         table = self.table
         if table.rough:
+            table.levels = MAX_LEVELS
             table.sharpen()
             table.add(np.r_[table.price[1] * 0.25, float(table.price[-1]) * np.array([2.5, 10.0, 1e4])])
 
