@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from jointopt.study.front import Front, compare_fronts
     from jointopt.study.pareto import pareto
     from jointopt.system import Bound, Devices, Generalization, InferenceSystem, Learner, Radio, System
-    from jointopt.verification import Verification
+    from jointopt.verification import Verification, verify_saved
 
 _SUBMODULES = (
     "data",
@@ -88,6 +88,7 @@ _NAMES = {
     "TrainingResult": "jointopt.federated",
     "Variable": "jointopt.problem",
     "Verification": "jointopt.verification",
+    "verify_saved": "jointopt.verification",
     "VerificationError": "jointopt.errors",
     "carry_out": "jointopt.study",
     "compare": "jointopt.study",
@@ -160,6 +161,7 @@ __all__ = [
     "systems",
     "total",
     "train",
+    "verify_saved",
     "worst",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jointopt as jo
@@ -57,3 +58,13 @@ def test_worked_examples_are_those_of_the_notebooks_and_short(name: str) -> None
     text = (DOCS / "declared.md").read_text(encoding="utf-8")
     block = next(b for b in re.findall(r"```python\n(.*?)```", text, flags=re.S) if declared in b)
     assert len(block.strip().splitlines()) < 40
+
+
+def test_the_problem_declared_in_the_read_me_is_solved() -> None:
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, flags=re.S) if "def model" in b)
+    names = {"jo": jo, "np": np, "system": jo.systems.ltfl(devices=20, seed=0)}
+    exec(block, names)
+    result = names["result"]
+    assert isinstance(result, jo.Result)
+    assert result.feasible and result.gap is not None and result.gap < 0.02

@@ -231,8 +231,17 @@ class _Search:
             part.high = np.where(found.to_low, part.low, part.high)
             part.low = np.where(found.to_high, part.high, part.low)
             self._repair(part, found.corner)
+            self._settle_points(part)
             parts.append(part)
         return _Open.join(parts)
+
+    def _settle_points(self, boxes: _Open) -> None:
+        """Bound what shrank to a point by what is there: nothing, where the point is not feasible."""
+        shrunk = (boxes.high <= boxes.low).all(axis=0) & (boxes.cover_high > boxes.cover_low).any(axis=0)
+        rows = np.flatnonzero(shrunk)
+        if rows.size:
+            _, excess = self._evaluate(boxes.unit[rows], boxes.low[:, rows])
+            boxes.bound[rows] = np.where(excess > FEASIBILITY_TOLERANCE, np.inf, boxes.bound[rows])
 
     def _halve(self, boxes: _Open) -> _Open:
         """Split every box in two along the coordinate that matters most."""

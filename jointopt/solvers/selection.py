@@ -624,7 +624,7 @@ class _Search:
         piece = np.argmin(value, axis=1)
         bound = value[np.arange(price.size), piece]
         if np.any(alone):
-            bound = np.where(alone, self.outer.value(base_cost, np.maximum(base_mass, 1e-300)), bound)
+            bound = np.where(alone, self.outer.value(base_cost, np.where(alone, base_mass, 1.0)), bound)
         bound = np.where(np.isnan(bound), -np.inf, bound).reshape(rows, width)
         pick = np.argmax(bound, axis=1)
         return [
