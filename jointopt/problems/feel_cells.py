@@ -46,8 +46,12 @@ __all__ = ["Client", "FEELCells"]
 LN2 = float(np.log(2.0))
 KNOTS = 9
 """Kept fractions at which every client is probed once, for all prices."""
-NEAR = np.array([1.0 / 1.12, 1.0, 1.12])
-"""Places around a known kept fraction at which a client is probed instead, and at both ends of its range."""
+STEPS = 2
+"""Steps towards where a client is likely to be best, in place of those knots."""
+NEAR = np.array([1.0 / 1.02, 1.0, 1.02])
+"""Kept fractions at which it is probed there, as multiples of the likely one."""
+EDGE = 6
+"""Kept fractions, twice, between the last one that is known to fit the band and the first that does not."""
 
 
 def _snr_of(ratio: Any) -> FloatArray:
@@ -315,25 +319,76 @@ class FEELCells:
         knots[-1] = top
         return _Probes(fits, top, knots, self._at(knots))
 
-    def near(self, decision: Mapping[str, FloatArray]) -> FEELCells:
-        """Return the same units, probed around a decision of theirs: less to find out where the best one is like it."""
+    def near(self, decision: Mapping[str, FloatArray], prices: FloatArray) -> FEELCells:
+        """Return the same units, probed where they are likely to be best at prices, to begin with as decided."""
         if np.any(self.cap < self.client.band):
             raise InputError("units with capped bands are probed all over")
-        top = self.free()
+        who, top = np.arange(self.units), self.free()
         width = np.log(top / self.least)
         taken = decision["selected"] > 0.5
         kept = np.clip(1.0 - decision["pruning_ratio"], self.least, top)
         with np.errstate(divide="ignore", invalid="ignore"):
             place = np.where(width > 0.0, np.log(kept / self.least) / width, 0.0)
-        # of who was left out nothing is known: it is expected where the others are
-        kept = np.where(
-            taken, kept, self.least * np.exp(width * np.median(place[taken]) if taken.any() else 0.5 * width)
-        )
-        knots = np.concatenate([self.least[None], np.clip(kept * NEAR[:, None], self.least, top), top[None]])
-        data = self._at(knots)
+        # nothing is known of who was left out: it is expected where the others are
+        middle = float(np.median(place[taken])) if taken.any() else 0.5
+        kept = np.where(taken, kept, self.least * np.exp(width * middle))
+        knots = [self.least, top]
+        data = list(np.moveaxis(self._at(np.stack(knots)), 1, 0))
+        roof = np.where(np.isfinite(data[1][0]), np.inf, top)
+        for _ in range(STEPS):
+            knots.append(kept)
+            data.append(self.probe(who, kept))
+            good = np.isfinite(data[-1][0])
+            roof = np.where(good, roof, np.minimum(roof, kept))
+            floor = np.max(np.where(np.isfinite([d[0] for d in data]), knots, self.least), axis=0)
+            kept = np.clip(np.where(good, self._likely(prices, kept, *data[-1]), kept), self.least, top)
+            kept = np.where(kept < roof, kept, np.sqrt(floor * roof))
+        every = np.concatenate([np.stack(knots), np.clip(kept * NEAR[:, None], self.least, top)])
+        known = np.concatenate([np.stack(data, axis=1), self._at(every[len(knots) :])], axis=1)
         out = copy.copy(self)
-        out.__dict__["probes"] = _Probes(np.isfinite(data[0, 0]), top, knots, data)
+        out.__dict__["probes"] = self._to_the_edge(every, known)
         return out
+
+    def _likely(self, prices: FloatArray, kept: FloatArray, log_band: FloatArray, power: FloatArray) -> FloatArray:
+        """Kept fraction of least priced cost if bandwidth were a power of it."""
+        who, spent = np.arange(self.units), prices[1] * np.exp(np.where(np.isfinite(log_band), log_band, 0.0)) * power
+        best = kept.copy()
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            for _ in range(4):
+                slope = prices[0] * self.slope_of_cost(who, best)
+                bent = (prices[0] * self.slope_of_cost(who, best * 1.001) - slope) / 0.001
+                rise = spent * (best / kept) ** power
+                step = (best * slope + rise) / (best * (slope + bent) + rise * power)
+                # where the model is not convex the slope tells the way
+                step = np.where(np.isfinite(step) & (step * (best * slope + rise) > 0.0), step, np.sign(best * slope + rise))
+                best = best * np.exp(-np.clip(step, -0.5, 0.5))
+        return best
+
+    def _to_the_edge(self, knots: FloatArray, data: FloatArray) -> _Probes:
+        """Order what was probed, with more of it where clients cease to fit, and nothing well beyond."""
+        fits = np.isfinite(data[0, 0])
+        inside = np.isfinite(data[0])
+        floor = np.max(np.where(inside, knots, self.least), axis=0)
+        roof = np.min(np.where(inside, np.inf, knots), axis=0)
+        rows = np.flatnonzero(fits & np.isfinite(roof))
+        last = data[:, 1].copy()
+        if rows.size:
+            share = np.linspace(0.0, 1.0, EDGE + 2)[1:-1, None]
+            for _ in range(2):
+                places = floor[rows] * (roof[rows] / floor[rows]) ** share
+                probed = self.probe(np.broadcast_to(rows, places.shape), places)
+                good = np.isfinite(probed[0])
+                places, column = np.concatenate([floor[None, rows], places, roof[None, rows]]), np.arange(rows.size)
+                reached = good.sum(axis=0)
+                floor[rows], roof[rows] = places[reached, column], places[reached + 1, column]
+                found = np.flatnonzero(reached)
+                last[:, rows[found]] = probed[:, reached[found] - 1, found]
+        top = np.where(np.isfinite(roof), roof, floor)
+        knots, data = np.concatenate([np.minimum(knots, top), floor[None]]), np.concatenate([data, last[:, None]], axis=1)
+        order = np.argsort(knots, axis=0, kind="stable")
+        return _Probes(
+            fits, top, np.take_along_axis(knots, order, axis=0), np.take_along_axis(data, order[None], axis=1)
+        )
 
     def _at(self, knots: FloatArray) -> FloatArray:
         return self.probe(np.broadcast_to(np.arange(self.units), knots.shape), knots)

@@ -179,6 +179,11 @@ def _selection(start: Result, sums: Sums) -> tuple[npt.NDArray[np.bool_], float]
     return start.decision["selected"] > 0.5, float(start.certificate.multipliers.get(limited, 0.0))
 
 
+def _prices(start: Result, sums: Sums) -> FloatArray:
+    """Prices of all sums in a similar problem's answer."""
+    return np.array([start.certificate.prices.get(name, 0.0) for name in sums.features])
+
+
 def _reason(method: str, offered: Capabilities) -> str:
     """Say why a method is the best that a problem's structure allows."""
     if method == "convex":
@@ -247,7 +252,7 @@ class _Run:
             assert sums is not None
             cells = cast(SelectableCells, self.offered.cells)
             if start is not None and start.decision is not None and hasattr(cells, "near"):
-                cells = cells.near(start.decision)
+                cells = cells.near(start.decision, _prices(start, sums))
             answer = minimize_selection(
                 sums,
                 cells,

@@ -47,8 +47,8 @@ POLISH = 1e-7
 """Relative gap to its own dual bound to which the best selection is solved, whatever gap is asked for."""
 AROUND = np.array([0.75, 0.9, 0.97, 1.03, 1.1, 1.3])
 """Prices to begin with, as multiples of a similar problem's."""
-BELOW, ROUGH = np.array([0.0, 0.4]), 1.0
-"""The same, for masses far from the best one, whose bounds need not be sharp; and the units' gap there."""
+BELOW = np.array([0.0, 0.4])
+"""The same, for masses far from the best one, whose bounds need not be sharp."""
 LEVELS = 4
 """Times the units' cells are split at most at these: what few units leave is little of the sum."""
 TURNS = 6
@@ -345,9 +345,9 @@ class _Search:
         """Start from another problem's selection and price; where they do for the gap, nothing is left to branch on."""
         # what is left to the units' own searches need not be less than what the few prices leave
         table, self.table.gap = self.table, 0.1 * self.gap
-        fine, table.gap = table.gap, ROUGH
+        table.levels = 0
         table.add(price * BELOW)
-        table.gap, table.rough, table.levels = fine, BELOW.size, LEVELS
+        table.rough, table.levels = BELOW.size, LEVELS
         table.add(price * AROUND)
         cuts = self._cuts(state)
         for turn in range(TURNS):
