@@ -46,7 +46,7 @@ __all__ = ["Client", "FEELCells"]
 LN2 = float(np.log(2.0))
 KNOTS = 9
 """Kept fractions at which every client is probed once, for all prices."""
-STEPS = 2
+STEPS = 3
 """Steps towards where a client is likely to be best, in place of those knots."""
 NEAR = np.array([1.0 / 1.02, 1.0, 1.02])
 """Kept fractions at which it is probed there, as multiples of the likely one."""
@@ -332,22 +332,44 @@ class FEELCells:
         # nothing is known of who was left out: it is expected where the others are
         middle = float(np.median(place[taken])) if taken.any() else 0.5
         kept = np.where(taken, kept, self.least * np.exp(width * middle))
-        knots = [self.least, top]
-        data = list(np.moveaxis(self._at(np.stack(knots)), 1, 0))
-        roof = np.where(np.isfinite(data[1][0]), np.inf, top)
+        ends = self._at(np.stack([self.least, top]))
+        fits = np.isfinite(ends[0, 0])
+        floor, roof, last = self._edge(top, ends, fits)
+        knots, data = [self.least, floor, roof], [ends[:, 0], last, np.where(floor < roof, ends[:, 1], last)]
         for _ in range(STEPS):
+            kept = np.clip(kept, self.least, floor)
             knots.append(kept)
             data.append(self.probe(who, kept))
-            good = np.isfinite(data[-1][0])
-            roof = np.where(good, roof, np.minimum(roof, kept))
-            floor = np.max(np.where(np.isfinite([d[0] for d in data]), knots, self.least), axis=0)
-            kept = np.clip(np.where(good, self._likely(prices, kept, *data[-1]), kept), self.least, top)
-            kept = np.where(kept < roof, kept, np.sqrt(floor * roof))
-        every = np.concatenate([np.stack(knots), np.clip(kept * NEAR[:, None], self.least, top)])
-        known = np.concatenate([np.stack(data, axis=1), self._at(every[len(knots) :])], axis=1)
+            kept = self._likely(prices, kept, *data[-1])
+        more = np.clip(kept * NEAR[:, None], self.least, floor)
+        every, known = np.concatenate([np.stack(knots), more]), np.concatenate([np.stack(data, 1), self._at(more)], 1)
+        order = np.argsort(every, axis=0, kind="stable")
         out = copy.copy(self)
-        out.__dict__["probes"] = self._to_the_edge(every, known)
+        out.__dict__["probes"] = _Probes(
+            fits, roof, np.take_along_axis(every, order, axis=0), np.take_along_axis(known, order[None], axis=1)
+        )
         return out
+
+    def _edge(
+        self, top: FloatArray, ends: FloatArray, fits: npt.NDArray[np.bool_]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Kept fractions that fit the band and do not, next to each other, and the data of the former.
+
+        Both are `top` where that fits.
+        """
+        whole = np.isfinite(ends[0, 1])
+        floor, roof, last = np.where(whole, top, self.least), top.copy(), np.where(whole, ends[:, 1], ends[:, 0])
+        rows = np.flatnonzero(fits & ~whole)
+        share, column = np.linspace(0.0, 1.0, EDGE + 2)[1:-1, None], np.arange(rows.size)
+        for _ in range(2 if rows.size else 0):
+            places = floor[rows] * (roof[rows] / floor[rows]) ** share
+            probed = self.probe(np.broadcast_to(rows, places.shape), places)
+            reached = np.isfinite(probed[0]).sum(axis=0)
+            places = np.concatenate([floor[None, rows], places, roof[None, rows]])
+            floor[rows], roof[rows] = places[reached, column], places[reached + 1, column]
+            found = np.flatnonzero(reached)
+            last[:, rows[found]] = probed[:, reached[found] - 1, found]
+        return floor, roof, last
 
     def _likely(self, prices: FloatArray, kept: FloatArray, log_band: FloatArray, power: FloatArray) -> FloatArray:
         """Kept fraction of least priced cost if bandwidth were a power of it."""
@@ -363,32 +385,6 @@ class FEELCells:
                 step = np.where(np.isfinite(step) & (step * (best * slope + rise) > 0.0), step, np.sign(best * slope + rise))
                 best = best * np.exp(-np.clip(step, -0.5, 0.5))
         return best
-
-    def _to_the_edge(self, knots: FloatArray, data: FloatArray) -> _Probes:
-        """Order what was probed, with more of it where clients cease to fit, and nothing well beyond."""
-        fits = np.isfinite(data[0, 0])
-        inside = np.isfinite(data[0])
-        floor = np.max(np.where(inside, knots, self.least), axis=0)
-        roof = np.min(np.where(inside, np.inf, knots), axis=0)
-        rows = np.flatnonzero(fits & np.isfinite(roof))
-        last = data[:, 1].copy()
-        if rows.size:
-            share = np.linspace(0.0, 1.0, EDGE + 2)[1:-1, None]
-            for _ in range(2):
-                places = floor[rows] * (roof[rows] / floor[rows]) ** share
-                probed = self.probe(np.broadcast_to(rows, places.shape), places)
-                good = np.isfinite(probed[0])
-                places, column = np.concatenate([floor[None, rows], places, roof[None, rows]]), np.arange(rows.size)
-                reached = good.sum(axis=0)
-                floor[rows], roof[rows] = places[reached, column], places[reached + 1, column]
-                found = np.flatnonzero(reached)
-                last[:, rows[found]] = probed[:, reached[found] - 1, found]
-        top = np.where(np.isfinite(roof), roof, floor)
-        knots, data = np.concatenate([np.minimum(knots, top), floor[None]]), np.concatenate([data, last[:, None]], axis=1)
-        order = np.argsort(knots, axis=0, kind="stable")
-        return _Probes(
-            fits, top, np.take_along_axis(knots, order, axis=0), np.take_along_axis(data, order[None], axis=1)
-        )
 
     def _at(self, knots: FloatArray) -> FloatArray:
         return self.probe(np.broadcast_to(np.arange(self.units), knots.shape), knots)
@@ -487,32 +483,39 @@ class FEELCells:
         log_low, log_high = np.log(low), np.log(high)
         (at_low, slope_low), (at_high, slope_high) = cells.data_low, cells.data_high
         begun, known = np.isfinite(at_low), np.isfinite(at_high)
-        at_low = np.where(begun, at_low, 0.0)
+        at_low, at_high = np.where(begun, at_low, 0.0), np.where(known, at_high, 0.0)
         # where the two tangents to ln b over ln s meet; left of it the first is used, right of it the second
         with np.errstate(divide="ignore", invalid="ignore"):
             meet = (at_low - slope_low * log_low - at_high + slope_high * log_high) / (slope_high - slope_low)
         meet = np.where(np.isfinite(meet), np.clip(meet, log_low, log_high), 0.5 * (log_low + log_high))
         meet = np.where(known, meet, log_high)
         middle = np.clip(np.exp(meet), low, high)
-        best, point = np.full(low.size, np.inf), middle.copy()
-        pieces = (
-            (low, middle, low, at_low, slope_low, log_low),
-            (middle, high, high, np.where(known, at_high, 0.0), slope_high, log_high),
-        )
-        for i, (start, end, at, base, power, log_at) in enumerate(pieces):
-            constant = price * self.cost(unit, at)
-            fall = price * self.slope_of_cost(unit, at)
+        ends = []
+        for at, base, power, log_at in ((low, at_low, slope_low, log_low), (high, at_high, slope_high, log_high)):
+            constant, fall = price * self.cost(unit, at), price * self.slope_of_cost(unit, at)
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 # least of constant + fall (s - at) + band b_at (s/at)^power: a stationary point, or an end
-                turn = log_at + (np.log(-fall * at / (band * power)) - base) / (power - 1.0)
-                turn = np.clip(np.where((power > 1.0) & np.isfinite(turn), np.exp(turn), start), start, end)
-            for s in (start, end, turn):
-                value = constant + fall * (s - at) + band * np.exp(base + power * (np.log(s) - log_at))
-                value = np.where(known, value, np.inf) if i else value
-                better = value < best
-                best, point = np.where(better, value, best), np.where(better, s, point)
+                turn = np.exp(log_at + (np.log(-fall * at / (band * power)) - base) / (power - 1.0))
+            ends.append((at, base, power, log_at, constant, fall, np.where(power > 1.0, turn, np.nan)))
+        (best, point), (second, other) = self._least(band, ends[0], low, middle), self._least(band, ends[1], middle, high)
+        second = np.where(known, second, np.inf)
+        best, point = np.where(second < best, second, best), np.where(second < best, other, point)
+        # either end's tangents hold all over the cell: where it is wide, those of the end next to the best point do more
+        best = np.maximum(best, self._least(band, ends[0], low, high)[0])
+        best = np.where(known, np.maximum(best, self._least(band, ends[1], low, high)[0]), best)
         width = high - low
         return np.where(begun, best, np.inf), np.clip(point, low + 0.02 * width, high - 0.02 * width)
+
+    @staticmethod
+    def _least(band: Any, end: tuple[Any, ...], start: Any, stop: Any) -> tuple[FloatArray, FloatArray]:
+        """Least value between two kept fractions of the tangents at one end of a cell, and where it is."""
+        at, base, power, log_at, constant, fall, turn = end
+        best, point = np.full(np.shape(start), np.inf), start
+        for s in (start, stop, np.clip(np.where(np.isfinite(turn), turn, start), start, stop)):
+            value = constant + fall * (s - at) + band * np.exp(base + power * (np.log(s) - log_at))
+            better = value < best
+            best, point = np.where(better, value, best), np.where(better, s, point)
+        return best, point
 
     def split(self, prices: FloatArray, cells: CellList, hint: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Split where the bound is least."""

@@ -49,8 +49,10 @@ AROUND = np.array([0.75, 0.9, 0.97, 1.03, 1.1, 1.3])
 """Prices to begin with, as multiples of a similar problem's."""
 BELOW = np.array([0.0, 0.4])
 """The same, for masses far from the best one, whose bounds need not be sharp."""
-LEVELS = 4
+LEVELS = 2
 """Times the units' cells are split at most at these: what few units leave is little of the sum."""
+CLOSER = 3
+"""Further prices that are tried for one selection meanwhile."""
 TURNS = 6
 """Times that prices or selections are added before a search that began so goes on as from scratch."""
 RUNNERS_UP = 2
@@ -365,6 +367,8 @@ class _Search:
             table.add(np.sqrt(table.price[beside] * table.price[np.array(beside) + 1]))
             if best in (0, table.price.size - 1):
                 self._widen()
+            elif turn and self.best is not None:
+                self._improve()
         self._widen()
         taken = (chosen & (state != OUT)) | (state == IN)
         if taken.any():
@@ -777,7 +781,7 @@ class _Search:
         x_over, x_under = table.x[after - 1, taken], table.x[after, taken]
         label = table.label[after, taken]
         found: _Found | None = None
-        for step in range(40):
+        for step in range(CLOSER if table.rough else 40):
             self.stop()
             mix = np.clip((self.limit - under) / max(over - under, 1e-300), 0.0, 1.0) * (1.0 - 1e-9)
             for x in (x_under + mix * (x_over - x_under), x_under):
