@@ -39,6 +39,9 @@ STYLE: dict[str, dict[str, Any]] = {
     "all_on_server": {"color": "#56B4E9", "linestyle": "--"},
     "fixed_frequency": {"color": "#CC79A7", "linestyle": "-."},
     "fixed_power": {"color": "#E69F00", "linestyle": "-."},
+    "equal_bandwidth": {"color": "#009E73", "linestyle": "--"},
+    "nlp": {"color": "#882255", "linestyle": ":"},
+    "scenarios": {"color": "#D55E00", "linestyle": ":", "linewidth": 2.4, "zorder": 5},
 }
 LABELS = {
     "exact": "joint design (exact)",
@@ -62,6 +65,9 @@ LABELS = {
     "all_on_server": "all on the server",
     "fixed_frequency": "greatest frequencies",
     "fixed_power": "full power",
+    "equal_bandwidth": "band split evenly",
+    "nlp": "local search",
+    "scenarios": "one decision for all systems",
 }
 
 _UNITS = {1e-9: "n", 1e-6: "\u00b5", 1e-3: "m", 1.0: "", 1e3: "k", 1e6: "M", 1e9: "G"}

@@ -487,7 +487,9 @@ class SelectionObjective:
     def value(self, cost: Any, mass: Any) -> Any:
         """Return the objective; inf below the mass at which A reaches its limit."""
         missing = (1.0 - mass) ** 2
-        total = self.constant + cost / mass + self.zeta1 * missing
+        with np.errstate(over="ignore"):
+            # next to no mass at all: more than any number
+            total = self.constant + cost / mass + self.zeta1 * missing
         if self.ratio:
             total = total / (1.0 - self.zeta2 * missing)
         return np.where(mass >= self.least_mass * (1.0 - 1e-12), total, np.inf)

@@ -382,7 +382,9 @@ class FEELCells:
                 rise = spent * (best / kept) ** power
                 step = (best * slope + rise) / (best * (slope + bent) + rise * power)
                 # where the model is not convex the slope tells the way
-                step = np.where(np.isfinite(step) & (step * (best * slope + rise) > 0.0), step, np.sign(best * slope + rise))
+                step = np.where(
+                    np.isfinite(step) & (step * (best * slope + rise) > 0.0), step, np.sign(best * slope + rise)
+                )
                 best = best * np.exp(-np.clip(step, -0.5, 0.5))
         return best
 
@@ -497,10 +499,13 @@ class FEELCells:
                 # least of constant + fall (s - at) + band b_at (s/at)^power: a stationary point, or an end
                 turn = np.exp(log_at + (np.log(-fall * at / (band * power)) - base) / (power - 1.0))
             ends.append((at, base, power, log_at, constant, fall, np.where(power > 1.0, turn, np.nan)))
-        (best, point), (second, other) = self._least(band, ends[0], low, middle), self._least(band, ends[1], middle, high)
+        (best, point), (second, other) = (
+            self._least(band, ends[0], low, middle),
+            self._least(band, ends[1], middle, high),
+        )
         second = np.where(known, second, np.inf)
         best, point = np.where(second < best, second, best), np.where(second < best, other, point)
-        # either end's tangents hold all over the cell: where it is wide, those of the end next to the best point do more
+        # either end's tangents hold all over the cell: in a wide one those of the end next to the best point do more
         best = np.maximum(best, self._least(band, ends[0], low, high)[0])
         best = np.where(known, np.maximum(best, self._least(band, ends[1], low, high)[0]), best)
         width = high - low

@@ -172,16 +172,12 @@ def _multipliers(start: Result, sums: Sums) -> tuple[FloatArray, float]:
     return np.array([known.get(name, 0.0) for name in sums.features]), float(start.value or 0.0)
 
 
-def _selection(start: Result, sums: Sums) -> tuple[npt.NDArray[np.bool_], float]:
-    """Selection and price of a similar problem's answer."""
+def _selection(start: Result, sums: Sums) -> tuple[npt.NDArray[np.bool_], float, Decision]:
+    """Selection, price and decision of a similar problem's answer."""
     assert start.decision is not None
     limited = sums.features[int(np.flatnonzero(np.isfinite(sums.limits))[0])]
-    return start.decision["selected"] > 0.5, float(start.certificate.multipliers.get(limited, 0.0))
-
-
-def _prices(start: Result, sums: Sums) -> FloatArray:
-    """Prices of all sums in a similar problem's answer."""
-    return np.array([start.certificate.prices.get(name, 0.0) for name in sums.features])
+    price = float(start.certificate.multipliers.get(limited, 0.0))
+    return start.decision["selected"] > 0.5, price, start.decision
 
 
 def _reason(method: str, offered: Capabilities) -> str:
@@ -251,8 +247,6 @@ class _Run:
         else:
             assert sums is not None
             cells = cast(SelectableCells, self.offered.cells)
-            if start is not None and start.decision is not None and hasattr(cells, "near"):
-                cells = cells.near(start.decision, _prices(start, sums))
             answer = minimize_selection(
                 sums,
                 cells,

@@ -243,10 +243,14 @@ class _Search:
             return False
         units, prices = self.priced.units, self.sums.numerator - ratio * self.sums.denominator
         rng = np.random.default_rng(self.seed)
-        for width in (0.1, 0.02):
+        for width in (0.1, 0.05, 0.02):
             around = 1.0 + width * np.array([0.0, -1.0, 1.0, -3.0, 3.0])[:, None] * np.ones(self.limited.size)
             if self.limited.size > 1:
                 around = np.concatenate([around, np.exp(2.0 * width * rng.standard_normal(around.shape))])
+            if width == 0.1:
+                # multipliers of limits that are hardly felt move most, and the limits may be no matter any more
+                far = np.array([0.0, 0.5, 0.8, 1.0, 1.25, 2.0])[:, None] * np.ones(self.limited.size)
+                around = far if self.limited.size == 1 else np.concatenate([around, far])
             tried = self._known() * np.maximum(around, 0.0)
             vectors = np.repeat(prices[:, None], tried.shape[0], axis=1)
             vectors[self.limited] += tried.T
@@ -277,7 +281,10 @@ class _Search:
                 )
             best = int(np.argmax(duals))
             self.multipliers = tried[best]
-            self._prove_bound(ratio, prices, tried[best], bounds[best], "dual")
+            kind: Kind = "dual" if np.any(tried[best] > 0.0) else "exact"
+            self._prove_bound(ratio, prices, tried[best], bounds[best], kind)
+            if self._reached():
+                return True
             self._combine(prices, self._known(), [])
             if self._reached():
                 return True

@@ -20,7 +20,7 @@ early.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +51,10 @@ BELOW = np.array([0.0, 0.4])
 """The same, for masses far from the best one, whose bounds need not be sharp."""
 LEVELS = 2
 """Times the units' cells are split at most at these: what few units leave is little of the sum."""
-CLOSER = 3
+CLOSER = 10
 """Further prices that are tried for one selection meanwhile."""
+CENTRES = 4
+"""Times that these are moved to where the bound is best."""
 TURNS = 6
 """Times that prices or selections are added before a search that began so goes on as from scratch."""
 RUNNERS_UP = 2
@@ -77,7 +79,7 @@ class _Prices:
         self.asked: dict[float, tuple[Any, ...]] = {}
         """Responses of all units at prices that may yet join the table."""
 
-    def _vector(self, price: FloatArray) -> FloatArray:
+    def vector(self, price: FloatArray) -> FloatArray:
         out = np.zeros((self.features, price.size))
         out[0], out[self.resource] = 1.0, price
         return out
@@ -87,7 +89,7 @@ class _Prices:
         count = price.size * units.size
         index = np.tile(units, price.size)
         some = self.cells.take(index)
-        prices = self._vector(np.repeat(price, units.size))
+        prices = self.vector(np.repeat(price, units.size))
         answer = respond(some, prices, gap=self.gap, levels=self.levels)
         self.examined += answer.cells
         found = np.flatnonzero(answer.feasible)
@@ -141,6 +143,10 @@ class _Prices:
         if at == self.price.size or price - self.price[at - 1] < self.price[at] - price:
             return at - 1
         return at
+
+
+Start = tuple[npt.NDArray[np.bool_], float, Mapping[str, FloatArray]]
+"""Selection, price and decision of a similar problem."""
 
 
 @dataclass(order=True)
@@ -214,7 +220,7 @@ def minimize_selection(
     max_nodes: int = 100_000,
     stop: Callable[[], None] | None = None,
     report: Report | None = None,
-    start: tuple[npt.NDArray[np.bool_], float] | None = None,
+    start: Start | None = None,
 ) -> Exact:
     """Minimise h(cost, mass) over which units to take and how, under one limited sum, with a certified bound.
 
@@ -234,9 +240,9 @@ def minimize_selection(
         Called between steps; `StopSearch` or `KeyboardInterrupt` raised by it ends the search with what was found.
     report : callable, optional
         Told of progress between steps.
-    start : pair of bool array, shape [units], and float, optional
-        Selection and price to begin with, such as those of a similar problem's answer: the search then knows few
-        prices but these, and finds others as it needs them.
+    start : tuple of bool array, shape [units], float and mapping, optional
+        Selection, price and decision to begin with, such as those of a similar problem's answer: the search then knows
+        few prices but these, and finds others as it needs them.
 
     Raises
     ------
@@ -261,6 +267,7 @@ class _Search:
         if limited.size != 1 or limited[0] == 0:
             raise SolverError("a selection of units needs exactly one limited sum beside the cost")
         self.sums, self.cells, self.selection = sums, cells, selection
+        self.origin: Any = cells
         self.gap, self.max_nodes, self.stop = gap, max_nodes, stop or (lambda: None)
         self.report = report
         self.tree = _Tree(cells.units)
@@ -268,7 +275,7 @@ class _Search:
         self.limit = float(sums.limits[self.resource])
         self.mass, self.outer = selection.mass, selection.outer
         # the units' own gap must stay far below that of the whole
-        self.table = _Prices(cells, self.resource, len(sums.features), 0.02 * gap, self.mass)
+        self.table = self._prices(0.02 * gap)
         # halving the distance of prices quarters the error of the dual
         self.closeness = float(np.clip(np.sqrt(gap), 1e-3, 0.05))
         self.best: _Found | None = None
@@ -282,8 +289,11 @@ class _Search:
 
     # -- the whole search
 
-    def run(self, start: tuple[npt.NDArray[np.bool_], float] | None = None) -> Exact:
+    def run(self, start: Start | None = None) -> Exact:
         """Search until the gap is reached, nothing is open, or the nodes are spent."""
+        warm = start is not None and start[1] > 0.0
+        if warm and start is not None:
+            self._centre(start[2], start[1])
         state = np.zeros(self.cells.units, dtype=np.int8)
         state[self.selection.required], state[self.selection.excluded] = IN, OUT
         least = self._least_use(state)
@@ -295,7 +305,6 @@ class _Search:
             return self._infeasible(state, least, alone, together)
         state[(state == FREE) & ~free] = OUT
         self.least = least
-        warm = start is not None and start[1] > 0.0
         if not warm:
             self._first_prices(state)
         try:
@@ -343,15 +352,37 @@ class _Search:
         grid = np.geomspace(trial[first], trial[last], max(24, 2 * (last - first)))
         self.table.add(np.concatenate([[0.0], grid, trial[last] * np.array([10.0, 1e3, 1e6])]))
 
-    def _begin(self, state: npt.NDArray[np.int8], chosen: npt.NDArray[np.bool_], price: float) -> None:
+    def _centre(self, decision: Mapping[str, FloatArray], price: float) -> None:
+        """Begin a table of prices with cells that are probed around a decision and a price."""
+        if hasattr(self.origin, "near"):
+            self.cells = self.origin.near(decision, self.table.vector(np.array([price]))[:, 0])
+        examined, self.table = self.table.examined, self._prices(0.1 * self.gap)
+        self.table.examined, self.tried = examined, {}
+
+    def _begin(
+        self,
+        state: npt.NDArray[np.int8],
+        chosen: npt.NDArray[np.bool_],
+        price: float,
+        decision: Mapping[str, FloatArray],
+    ) -> None:
         """Start from another problem's selection and price; where they do for the gap, nothing is left to branch on."""
         # what is left to the units' own searches need not be less than what the few prices leave
-        table, self.table.gap = self.table, 0.1 * self.gap
-        table.levels = 0
-        table.add(price * BELOW)
-        table.rough, table.levels = BELOW.size, LEVELS
-        table.add(price * AROUND)
         cuts = self._cuts(state)
+        for move in range(CENTRES):
+            table = self.table
+            table.levels = 0
+            table.add(price * BELOW)
+            table.rough, table.levels = BELOW.size, LEVELS
+            table.add(price * AROUND)
+            at, bound = self._over_masses(state, cuts)
+            best = int(at[int(np.argmin(bound))])
+            if table.rough < best < table.price.size - 1 or move == CENTRES - 1:
+                break
+            # the price has moved far: what is known around the old one says little there
+            price = max(float(table.price[best]), float(table.price[1]))
+            self._centre(decision, price)
+        table = self.table
         for turn in range(TURNS):
             self.stop()
             at, bound = self._over_masses(state, cuts)
@@ -369,10 +400,16 @@ class _Search:
                 self._widen()
             elif turn and self.best is not None:
                 self._improve()
-        self._widen()
+        # as from scratch, with few prices to begin with
+        self._centre(decision, price)
+        self.table.add(np.r_[0.0, price * np.array([0.05, 0.25]), price * AROUND, price * np.array([2.0, 10.0, 1e4])])
         taken = (chosen & (state != OUT)) | (state == IN)
-        if taken.any():
-            self._attempt(taken)
+        for known in (taken,) if self.best is None else (taken, np.isin(np.arange(state.size), self.best.taken)):
+            if known.any():
+                self._attempt(known)
+
+    def _prices(self, gap: float) -> _Prices:
+        return _Prices(self.cells, self.resource, len(self.sums.features), gap, self.mass)
 
     def _widen(self) -> None:
         """Let a table around one price reach, sharply, from nothing to where the limit is all that matters."""
@@ -381,6 +418,21 @@ class _Search:
             table.levels = MAX_LEVELS
             table.sharpen()
             table.add(np.r_[table.price[1] * 0.25, float(table.price[-1]) * np.array([2.5, 10.0, 1e4])])
+
+    def _reach(self, taken: npt.NDArray[np.int64]) -> None:
+        """Let a table around one price reach to both sides of where a selection's use meets the limit."""
+        table = self.table
+        for _ in range(TURNS):
+            first = float(table.price[table.rough])
+            if table.use[table.rough, taken].sum() <= self.limit and 0.7 * first > table.price[table.rough - 1]:
+                table.add(first * np.array([0.7, 0.84]))
+            elif table.use[-1, taken].sum() > self.limit:
+                table.add(table.price[-1] * np.array([1.2, 1.45]))
+            else:
+                break
+        use = table.use[:, taken].sum(axis=1)
+        if not use[-1] <= self.limit < use[table.rough]:
+            self._widen()
 
     def _within_gap(self, lower: float) -> bool:
         value = self.best.value if self.best is not None else np.inf
@@ -758,15 +810,14 @@ class _Search:
         if not float(least.sum()) <= self.limit:
             return None, float(table.price[-1]), np.inf
         mass = float(self.mass[taken].sum())
+        if table.rough:
+            self._reach(taken)
         duals = self.outer.value(
             table.lower[:, taken].sum(axis=1) - table.price * self.limit, np.full(table.price.size, mass)
         )
         row = int(np.argmax(duals))
         price, proved = float(table.price[row]), float(duals[row])
         use = table.use[:, taken].sum(axis=1)
-        if table.rough and not use[-1] <= self.limit < use[table.rough]:
-            self._widen()
-            return self._fixed(taken)
         if use[0] <= self.limit:
             return self._found(taken, table.x[0, taken], table.label[0, taken], 0.0), 0.0, float(duals[0])
         after = int(np.argmax(use <= self.limit)) if np.any(use <= self.limit) else -1
@@ -792,7 +843,9 @@ class _Search:
                 found = trial
             if over - under <= 1e-9 * self.limit or high - low <= 1e-12 * high:
                 break
-            if found is not None and found.value - proved <= 0.1 * self.gap * abs(found.value):
+            if found is not None and found.value - proved <= (0.3 if table.rough else 0.1) * self.gap * abs(
+                found.value
+            ):
                 break
             if self.best is not None and proved >= self.best.value:
                 break

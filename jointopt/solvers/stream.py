@@ -50,7 +50,7 @@ class Stream:
         self.result: Result | None = None
         """The latest answer."""
         self.known: Result | None = None
-        """The latest feasible answer, from which the next round begins."""
+        """The answer from which the next round begins: the latest one in which limits were felt, else the latest."""
         self.rounds = 0
 
     def step(self, system: Scenario | None = None, **changes: Any) -> Result:
@@ -81,7 +81,13 @@ class Stream:
         if now is not self.problem.system:
             self.problem = self.problem.with_system(now)
         self.result = solve(self.problem, method="exact", gap=self.gap, seed=self.seed, start=self.known, leaves=False)
-        if self.result.feasible:
+        # limits that are no matter now may be again: what they cost last is the better beginning
+        if self.result.feasible and (self.known is None or _costs(self.result) or not _costs(self.known)):
             self.known = self.result
         self.rounds += 1
         return self.result
+
+
+def _costs(result: Result) -> bool:
+    """Whether a shared limit was felt."""
+    return any(multiplier > 0.0 for multiplier in result.certificate.multipliers.values())

@@ -12,7 +12,9 @@ from jointopt.problem import Problem
 from jointopt.problems.coinference import CoInference
 from jointopt.problems.coinference_layers import LayerwiseCoInference
 from jointopt.problems.feel import FEEL
+from jointopt.problems.feel_cells import FEELCells
 from jointopt.problems.ltfl import LTFL
+from jointopt.solvers.branch import respond
 from jointopt.solvers.dispatch import solve
 from jointopt.solvers.stream import Stream
 
@@ -117,6 +119,41 @@ def test_solve_from_a_result() -> None:
     ):
         with pytest.raises(InputError, match=match):
             solve(problem, method="exact", **wrong)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_units_probed_near_a_decision_keep_their_bounds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    problem = FEEL(FEEL.sample(devices=30, seed=seed))
+    known = solve(problem, gap=1e-3)
+    assert known.decision is not None
+    gain = problem.system.radio.gain * rng.exponential(size=30)
+    cells = FEELCells(FEEL(problem.system.with_(gain=gain)))
+    for factor in (0.0, 0.3, 1.0, 3.0):
+        prices = np.array([1.0, factor * known.certificate.prices["bandwidth"]])
+        sharp = respond(cells, prices, gap=1e-9)
+        near = cells.near(known.decision, np.array([1.0, known.certificate.prices["bandwidth"]]))
+        np.testing.assert_array_equal(near.fits, cells.fits)
+        some = np.flatnonzero(cells.fits)
+        for levels in (0, 1, 3):
+            rough = respond(near, prices, gap=1e-4, levels=levels)
+            assert np.all(rough.lower_bound[some] <= sharp.value[some] * (1 + 1e-12))
+            assert np.all(rough.value[some] >= sharp.lower_bound[some] * (1 - 1e-9))
+
+
+@pytest.mark.parametrize("redrawn", [False, True])
+def test_a_long_stream_of_selections_is_proved_and_verifies(redrawn: bool) -> None:
+    problem = FEEL(FEEL.sample(devices=40, seed=3))
+    stream, rng = Stream(problem), np.random.default_rng(3)
+    gain, shadow = problem.system.radio.gain, np.zeros(40)
+    for step in range(40):
+        shadow = 0.97 * shadow + 0.23 * rng.normal(size=40)
+        result = stream.step(gain=gain * (rng.exponential(size=40) + 0.02 if redrawn else np.exp(shadow)))
+        assert result.status == "optimal"
+        assert result.gap is not None
+        assert result.gap <= 1e-3
+        if step % 13 == 12:
+            assert result.verify().passed
 
 
 def test_bad_input() -> None:
