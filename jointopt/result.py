@@ -99,7 +99,7 @@ class Result:
     @property
     def gap(self) -> float | None:
         """Relative certified gap, never negative; None without a bound."""
-        if self.value is None or self.lower_bound is None:
+        if self.value is None or self.lower_bound is None or not np.isfinite(self.lower_bound):
             return None
         return max(0.0, self.value - self.lower_bound) / max(abs(self.value), 1e-12)
 

@@ -160,6 +160,21 @@ class RobustProblem(Problem):
         made.ranges = self.ranges
         return made
 
+    def with_system(self, system: Scenario) -> Self:
+        """Refused: the systems are what the problem is about."""
+        raise InputError(f"{self.name}: has {len(self.problems)} systems; make a new RobustProblem for others")
+
+    def limited(self, each: Mapping[str, Any] | None = None, *, total: Mapping[str, Any] | None = None) -> Self:
+        """Return the same with quantities limited additionally, in every system."""
+        made = type(self)(
+            self.base.limited(each, total=total),
+            [problem.system for problem in self.problems],
+            measure=self.measure,
+            level=self.level,
+        )
+        made.problems = tuple(problem.limited(each, total=total) for problem in self.problems)
+        return made
+
     def outside(self, decision: Decision, *, draws: int = 1000, seed: int = 0) -> dict[str, float]:
         """Try a decision on systems drawn from the ranges, each device and field on its own.
 

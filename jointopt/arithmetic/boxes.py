@@ -106,10 +106,11 @@ def enclose(
         open_rows = ~(g_high <= 0.0)
         decided &= ~open_rows
         loose.append((open_rows, b_low, b_high))
-    to_low, to_high = (slope_low >= 0.0) & wide, (slope_high <= 0.0) & wide & ~(slope_low >= 0.0)
+    to_low, to_high = (slope_low >= 0.0) & wide, (slope_high <= 0.0) & wide
     for open_rows, b_low, b_high in loose:
         to_low &= ~open_rows | (b_low >= 0.0)
         to_high &= ~open_rows | (b_high <= 0.0)
+    to_high &= ~to_low
 
     # where f looks least
     at_low = slope_low + slope_high >= 0.0

@@ -154,6 +154,8 @@ class DeclaredProblem(Problem):
         for key, constraint in self.constraints.items():
             if not (isinstance(constraint, Constraint) or callable(constraint)):
                 raise InputError(f"constraints: '{key}' must be a constraint or a function, got {constraint!r}")
+            if key in names:
+                raise InputError(f"constraints: '{key}' is the name of a variable; give the constraint another name")
             if isinstance(constraint, Constraint) and constraint.term.over == "worst":
                 raise InputError(f"constraints: '{key}': say each(...) <= limit in place of worst(...)")
         if not (isinstance(self.objective, (Term, Ratio)) or callable(self.objective)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,8 @@ def structure(problem: DeclaredProblem) -> Capabilities:
 
 def _unstructured(problem: DeclaredProblem) -> str:
     """Say why a problem has no certificate; empty where it has."""
+    if isinstance(problem.objective, Ratio) and problem.objective.above == problem.objective.below:
+        return "the objective is a quantity over itself"
     if not isinstance(problem.objective, (Term, Ratio)):
         return "the objective is a function of its own, not total(...), worst(...) or a ratio of totals"
     for key, constraint in problem.constraints.items():
@@ -75,22 +77,23 @@ def _unstructured(problem: DeclaredProblem) -> str:
     rng = np.random.default_rng(0)
     size = len(problem.system)
     x = {v.name: _draw(v, rng) for v in problem.variables}
-    rows = rng.permutation(np.arange(size))[:TRIED]
-    rows = np.concatenate([rows, rows[:1]])
+    order = rng.permutation(np.arange(size))[:TRIED]
     try:
         whole = problem.quantities(View(problem.system, None, size, np), x, None)
-        view = View(problem.system, rows, size, np)
-        some = {v.name: x[v.name][rows] if v.axis == "device" else x[v.name][0 * rows] for v in problem.variables}
-        alone = problem.quantities(view, some, None)
-        for name in used:
-            whole_value, value = np.asarray(whole[name]), np.broadcast_to(np.asarray(alone[name]), rows.shape)
-            expected = (
-                whole_value[rows] if whole_value.size > 1 else np.broadcast_to(whole_value.reshape(-1), rows.shape)
-            )
-            if not np.allclose(value, expected, rtol=1e-9, atol=0.0, equal_nan=True):
-                return f"'{name}' of a device depends on the other devices"
+        # each on its own as well: a largest value does not notice repeats or another order
+        for rows in (np.concatenate([order, order[:1]]), *order[:, None]):
+            view = View(problem.system, rows, size, np)
+            some = {v.name: x[v.name][rows] if v.axis == "device" else x[v.name][0 * rows] for v in problem.variables}
+            alone = problem.quantities(view, some, None)
+            for name in used:
+                whole_value, value = np.asarray(whole[name]), np.broadcast_to(np.asarray(alone[name]), rows.shape)
+                expected = (
+                    whole_value[rows] if whole_value.size > 1 else np.broadcast_to(whole_value.reshape(-1), rows.shape)
+                )
+                if not np.allclose(value, expected, rtol=1e-9, atol=0.0, equal_nan=True):
+                    return f"'{name}' of a device depends on the other devices"
         # intervals must get through
-        unit = rows[:1]
+        unit = order[:1]
         ends = [np.array([[v.lower[0]], [v.upper[0]]]) for v in problem.variables]
         box = Interval.variables(np.concatenate([e[:1] for e in ends]), np.concatenate([e[1:] for e in ends]))
         problem.quantities(
@@ -139,7 +142,8 @@ class _SharedVariables:
         box = dict(zip((v.name for v in problem.variables), Interval.variables(low, high), strict=True))
         with np.errstate(all="ignore"):
             found = problem.quantities(View(problem.system, np.arange(size), size, np), box, None)[quantity]
-        least, most = (np.broadcast_to(e, (size,)) for e in (found.low, found.high))
+        ends = (found.low, found.high) if isinstance(found, Interval) else (found, found)
+        least, most = (np.broadcast_to(e, (size,)) for e in ends)
         rng = np.random.default_rng(0)
         seen = []
         for _ in range(TRIED):
@@ -201,6 +205,7 @@ class _UnitBoxes:
         with np.errstate(divide="ignore", invalid="ignore"):
             far = (self.lower > 0.0) & (self.upper > WIDE * self.lower)
         self.logarithmic: npt.NDArray[np.bool_] = far.all(axis=1) & ~self.integer
+        self.common = self._common()
         self.features = self._features()
 
     # -- sums
@@ -214,15 +219,20 @@ class _UnitBoxes:
         found = problem.quantities(View(problem.system, None, self.units, np), x, None)
         return {name for name, value in found.items() if np.size(value) == 1}
 
+    def _summed(self, constraint: Any) -> TypeGuard[Constraint]:
+        """Whether a limit is on a sum; of one device, or of what is common, it is a limit of each device."""
+        several = self.units > 1 and isinstance(constraint, Constraint) and constraint.term.over == "total"
+        return several and constraint.term.quantity not in self.common
+
     def _features(self) -> list[_Feature]:
-        common, objective = self._common(), self.problem.objective
+        common, objective = self.common, self.problem.objective
         wanted: list[tuple[str, float]] = []
         if isinstance(objective, Ratio):
             wanted = [(objective.above.quantity, 1.0), (objective.below.quantity, 1.0)]
         elif isinstance(objective, Term):
             wanted = [(WORST if self.worst is not None else objective.quantity, 1.0)]
         for constraint in self.problem.constraints.values():
-            if isinstance(constraint, Constraint) and constraint.term.over == "total":
+            if self._summed(constraint):
                 wanted.append((constraint.term.quantity, constraint.sign))
         return [_Feature(name, sign, name in common or name == WORST) for name, sign in dict.fromkeys(wanted)]
 
@@ -236,7 +246,7 @@ class _UnitBoxes:
             denominator[1] = 1.0
         place = {(f.quantity, f.sign): i for i, f in enumerate(self.features)}
         for key, constraint in problem.constraints.items():
-            if isinstance(constraint, Constraint) and constraint.term.over == "total":
+            if self._summed(constraint):
                 i = place[constraint.term.quantity, constraint.sign]
                 limits[i] = min(limits[i], constraint.sign * float(problem.limits[key][0]))
         return Sums(
@@ -264,6 +274,7 @@ class _UnitBoxes:
         for name in inner.variables:
             i = self.names.index(name)
             value = np.clip(found[name], self.lower[i, unit], self.upper[i, unit])
+            value = np.rint(value) if self.integer[i] else value
             out[i] = np.where(np.isnan(value), x[i], value)
         return out
 
@@ -285,8 +296,9 @@ class _UnitBoxes:
                 value = value + (price * feature.sign / (self.units if feature.common else 1)) * q[feature.quantity]
         excess = []
         for key, constraint in self.problem.constraints.items():
-            if isinstance(constraint, Constraint) and constraint.term.over == "each":
-                limit = self.problem.limits[key][unit]
+            if isinstance(constraint, Constraint) and not self._summed(constraint):
+                limit = self.problem.limits[key]
+                limit = limit[unit] if limit.size > 1 else limit
                 excess.append((constraint.sign / size_of(limit)) * (q[constraint.term.quantity] - limit))
         if self.worst is not None:
             excess.append((q[self.worst] - self.worst_high) / size_of(self.worst_high))

@@ -221,6 +221,7 @@ class _Run:
     ) -> None:
         self.why = why
         """Why the method was chosen, where it was; begins the message."""
+        self.interrupted: KeyboardInterrupt | None = None
         self.problem, self.offered, self.method = problem, offered, method
         self.gap, self.seed, self.monitor, self.options = gap, seed, monitor, options
 
@@ -263,11 +264,20 @@ class _Run:
             if self.offered.conflicts is not None and answer.infeasible.size:
                 conflicts += self.offered.conflicts(answer.infeasible)
             evaluation = self.problem.evaluate(decision)
+            if answer.undecided and len(self.problem.system) <= POLISHED and not evaluation.feasible():
+                decision = self._moved(decision)
+                evaluation = self.problem.evaluate(decision)
+                if evaluation.feasible():
+                    value, text = float(evaluation.objective), self.why + "found by a local search; no bound is proved"
+                    return self._result("feasible", decision, value, None, Certificate(), [], text)
             if evaluation.feasible():
                 value = float(evaluation.objective)
                 text = "at the very edge of its budgets: only rounding separates it from infeasible"
                 return self._result("feasible", decision, value, None, Certificate(), [], text)
-            text = self.why + _infeasible(conflicts)
+            if answer.undecided and not conflicts:
+                text = self.why + "no feasible decision was found; that there is none is not proved"
+            else:
+                text = self.why + _infeasible(conflicts)
             return self._result("infeasible", decision, None, None, Certificate(), conflicts, text)
         evaluation = self.problem.evaluate(decision)
         value = float(evaluation.objective)
@@ -292,13 +302,14 @@ class _Run:
             text=_PROOFS[answer.kind],
         )
         self.monitor.best, self.monitor.best_value, self.monitor.least_violation = decision, value, 0.0
-        stopped = answer.stopped
+        stopped = answer.stopped or self.interrupted
         try:
             if self.monitor.callback is not None:
                 self.monitor.callback(Progress(answer.cells, self.monitor.seconds, value, value, lower))
         except KeyboardInterrupt as interrupt:
             stopped = interrupt
         proved = lower is not None and value - lower <= self.gap * max(abs(value), 1e-12)
+        proved = proved and bool(evaluation.feasible())
         self.monitor.history = [*answer.history]
         what = "cells" if selection is None else "nodes"
         message = f"{self.why}{len(self.problem.system)} units settled with {answer.cells} {what}"
@@ -326,12 +337,22 @@ class _Run:
             raise InputError("start: is of another design or number of devices")
         return (start if start.feasible and start.certificate.kind != "none" else None), leaves
 
+    def _moved(self, decision: Decision) -> Decision:
+        """Move a decision towards the limits by a local search."""
+        try:
+            return improve(self.problem, decision, [v.name for v in self.problem.variables], stop=self.monitor.check)
+        except (InputError, StopSearch):
+            return decision
+
     def _polished(self, decision: Decision, evaluation: Evaluation) -> tuple[Decision, Evaluation]:
         """Improve a decision that shared limits left short of its bound, by one local search over everything."""
         try:
             better = improve(self.problem, decision, [v.name for v in self.problem.variables], stop=self.monitor.check)
-        except (InputError, StopSearch, KeyboardInterrupt):
+        except (InputError, StopSearch):
             # functions without derivatives; or the time is over
+            return decision, evaluation
+        except KeyboardInterrupt as interrupt:
+            self.interrupted = interrupt
             return decision, evaluation
         after = self.problem.evaluate(better)
         if after.feasible() and float(after.objective) < float(evaluation.objective):
@@ -519,6 +540,7 @@ class _Run:
 _PROOFS = {
     "exact": "every unit's range is covered by cells whose lower bounds are proved",
     "dual": "dual bound at prices on the shared budgets; every unit settled by proved cell bounds",
+    "none": "no lower bound is known: the objective may be unbounded",
     "branch": "branch and bound over which units are taken or what they share; every node cut by a dual bound",
 }
 

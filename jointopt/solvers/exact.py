@@ -216,7 +216,9 @@ class _Search:
             response = self._at(prices)
             missing = np.flatnonzero(~response.feasible)
             if missing.size:
-                return self._refuse(_Point.of(response), missing, [])
+                # where a unit's search ended early there may be a decision; only an infinite bound proves that none is
+                unproved = bool(np.all(response.lower_bound[missing] < np.inf))
+                return replace(self._refuse(_Point.of(response), missing, []), undecided=unproved)
             refused = self._within_limits(prices, ratio, response)
             if refused is not None:
                 return refused
@@ -632,21 +634,23 @@ class _Search:
     # -- ratios
 
     def _ratio_bound(self, ratio: float, excess: float) -> float:
-        """Lower bound of N/D from a lower bound of N - ratio D."""
+        """Lower bound of N/D from a lower bound of N - ratio D; -inf where D > 0 is not proved."""
         sums = self.sums
-        if excess >= 0.0:
-            most = sums.denominator_offset - self._least(0.0 - sums.denominator)
-            return ratio + excess / most
         # D = offset + b.z: the units keep it above one number, the limits above another
         least = sums.denominator_offset + self._least(sums.denominator)
         j = np.flatnonzero(sums.denominator)
         if np.all(sums.denominator[j] < 0.0) and np.all(np.isfinite(sums.limits[j])):
             least = max(least, sums.denominator_offset + float(np.sum(sums.denominator[j] * sums.limits[j])))
+        if not least > 0.0:
+            return -np.inf
+        if excess >= 0.0:
+            most = sums.denominator_offset - self._least(0.0 - sums.denominator)
+            return ratio + excess / most
         # where N/D < ratio, D also exceeds what the best N allows: N >= n_min, so D >= n_min / ratio
         numerator = self._least(sums.numerator) + sums.numerator_offset
         if ratio > 0.0 and numerator > 0.0:
             least = max(least, numerator / ratio)
-        return ratio + excess / least if least > 0.0 else -np.inf
+        return ratio + excess / least
 
     def _least(self, prices: FloatArray) -> float:
         """Proved least of prices . z over all decisions, limits aside; -inf where the units cannot say."""

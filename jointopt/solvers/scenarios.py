@@ -9,7 +9,7 @@ import numpy as np
 from jointopt.decision import Decision
 from jointopt.problem import FEASIBILITY_TOLERANCE, Problem, Scenarios
 from jointopt.result import Result
-from jointopt.solvers.monitor import Monitor
+from jointopt.solvers.monitor import Monitor, StopSearch
 from jointopt.solvers.nlp import improve
 from jointopt.system import FloatArray
 
@@ -53,6 +53,11 @@ def minimize_scenarios(
     for s, single in enumerate(scenarios.problems):
         monitor.check()
         answer = solve(single)
+        if answer.status == "interrupted":
+            # the single solve has answered the interrupt by its own result: it is meant for all
+            if answer.decision is not None:
+                monitor.offer(_within(problem, answer.decision))
+            raise KeyboardInterrupt
         if answer.status == "infeasible" and scenarios.measure != "chance":
             why = f"system {s} alone has no feasible decision: {answer.message}"
             bounds[s] = np.inf
@@ -68,15 +73,20 @@ def minimize_scenarios(
     if why:
         return None, bounds, why
     if len(seen) > 1:
-        names = {v.name: v.kind for v in problem.variables}
+        kinds = {v.name: v.kind for v in problem.variables}
         mean = {n: np.mean([d[n] for d in seen], axis=0) for n in seen[0]}
-        seen.append(Decision({n: v if names[n] == "real" else np.rint(v) for n, v in mean.items()}))
+        seen.append(Decision({n: v if kinds[n] == "real" else np.rint(v) for n, v in mean.items()}))
         monitor.offer(seen[-1])
     if not _reached(monitor, lower, gap):
         ranked = sorted(seen, key=lambda d: _rank(problem, d))
         for decision in ranked[:IMPROVED]:
             monitor.check()
-            monitor.offer(improve(problem, decision, [v.name for v in problem.variables]))
+            names = [v.name for v in problem.variables]
+            try:
+                monitor.offer(improve(problem, decision, names, stop=monitor.check))
+            except StopSearch:
+                # what is proved of the systems stays
+                return lower, bounds, f"{len(scenarios.problems)} systems solved, each on its own; the time was over"
             if _reached(monitor, lower, gap):
                 break
     return lower, bounds, f"{len(scenarios.problems)} systems solved, each on its own"

@@ -92,11 +92,11 @@ class _Search:
                 lower = heap[0].bound
                 value = self._value()
                 self._tell(value, lower)
-                if value - lower <= self.gap * abs(value) or self.nodes >= MOST_NODES:
+                if (np.isfinite(value) and value - lower <= self.gap * abs(value)) or self.nodes >= MOST_NODES:
                     break
+                kept = len(self.closed)
                 node = heapq.heappop(heap)
                 halves = self._halves(node)
-                kept = len(self.closed)
                 if not halves:
                     self.closed.append(node)
                     node = None
@@ -213,6 +213,7 @@ class _Search:
                 cells=self.cells,
                 history=self.history,
                 stopped=self.stopped,
+                undecided=lower < np.inf,
             )
         assert self.best.value is not None
         return replace(

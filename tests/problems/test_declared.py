@@ -254,6 +254,119 @@ def test_a_limit_on_what_is_free_without_it() -> None:
     assert result.gap is not None and result.gap <= 1e-4
 
 
+def small(variables: list[Variable], model: Any, devices: int = 2, **words: Any) -> DeclaredProblem:
+    system = jo.systems.ltfl(devices=devices, seed=0)
+    given: dict[str, Any] = {"objective": total("cost"), **words}
+    return DeclaredProblem(system, variables=variables, model=model, **given)
+
+
+def test_a_search_that_ends_early_proves_nothing() -> None:
+    """Where c is 1 only a thin band is feasible, which no search of boxes hits; it holds the optimum."""
+
+    def model(s: Any, x: Any) -> dict[str, Any]:
+        miss = abs(x.a * x.b - 1.0) - 1e-6 - 2.0 * (1.0 - x.c)
+        return {"miss": miss, "cost": (x.a - 1.3) ** 2 + (x.b - 1.1) ** 2 - 3.0 * x.c}
+
+    a, b = Variable("a", 0.1, 3.0), Variable("b", 0.1, 3.0)
+    problem = small(
+        [a, b, Variable("c", 0, 1, kind="binary", axis="common")], model, constraints={"thin": each("miss") <= 0.0}
+    )
+    good = jo.Decision(a=[1.1, 1.1], b=[1 / 1.1, 1 / 1.1], c=[1.0])
+    evaluation = problem.evaluate(good)
+    assert evaluation.feasible()
+    result = jo.solve(problem, time_limit=20.0)
+    assert result.lower_bound is None or result.lower_bound <= float(evaluation.objective) + 1e-9
+
+
+@pytest.mark.parametrize("devices", [3, 20])
+@pytest.mark.parametrize("largest", ["variable", "system"])
+def test_a_largest_value_over_the_devices_is_found_out(devices: int, largest: str) -> None:
+    def model(s: Any, x: Any) -> dict[str, Any]:
+        xp = namespace(x.a)
+        top = xp.max(x.a, axis=-1, keepdims=True) if largest == "variable" else np.max(s.radio.gain)
+        return {"cost": x.a * s.radio.gain / top + 0.1 / x.a if largest == "system" else top + 0.1 / x.a}
+
+    assert "exact" not in jo.methods(small([Variable("a", 0.1, 1.0)], model, devices))
+
+
+def test_devices_that_leave_a_shared_variable_little_room_are_not_called_infeasible() -> None:
+    """Each device allows two intervals of c; only one is common, and the middle of the range is in neither."""
+
+    def model(s: Any, x: Any) -> dict[str, Any]:
+        first = s.radio.gain == problem_system.radio.gain[0]
+        xp = namespace(x.c)
+        one = xp.minimum(abs(x.c - 0.15) - 0.05, abs(x.c - 0.61) - 0.01)
+        two = xp.minimum(abs(x.c - 0.61) - 0.01, abs(x.c - 0.95) - 0.05)
+        return {"out": first * one + (1.0 - first) * two, "cost": 1.0 + 0.0 * x.a + (x.c - 0.6) ** 2}
+
+    problem_system = jo.systems.ltfl(devices=2, seed=0)
+    problem = DeclaredProblem(
+        problem_system,
+        variables=[Variable("a", 0.0, 1.0), Variable("c", 0.0, 1.0, axis="common")],
+        model=model,
+        objective=total("cost"),
+        constraints={"within": each("out") <= 0.0},
+    )
+    result = jo.solve(problem, gap=1e-3)
+    assert result.status == "optimal" and result.decision is not None
+    assert 0.6 - 1e-9 <= float(result.decision["c"][0]) <= 0.62 + 1e-9
+
+
+def test_equality_like_limits_are_kept_by_a_local_search() -> None:
+    problem = small(
+        [Variable("a", 0.1, 3.0), Variable("b", 0.1, 3.0)],
+        lambda s, x: {"cost": (x.a - 1.3) ** 2 + (x.b - 1.1) ** 2, "sum": x.a},
+        constraints={"least": total("sum") >= 2.0, "most": total("sum") <= 2.0},
+    )
+    result = jo.solve(problem)
+    assert result.feasible and result.value == pytest.approx(2 * 0.09, rel=1e-3)
+
+
+def test_an_inner_solution_of_whole_numbers_is_rounded() -> None:
+    problem = small(
+        [Variable("a", 0.0, 3.0), Variable("n", 1, 5, kind="integer")],
+        lambda s, x: {"cost": (x.n - 2.45) ** 2 + 0.1 * x.a},
+        inner=Inner(("n",), lambda s, x, p: {"n": 2.45 + 0.0 * x.a}),
+    )
+    result = jo.solve(problem, gap=1e-6)
+    assert result.evaluation is not None and result.evaluation.feasible()
+    assert result.value == pytest.approx(2 * 0.45**2)
+
+
+def test_a_limit_of_one_device_leaves_no_duality_gap() -> None:
+    problem = small(
+        [Variable("n", 0, 10, kind="integer")],
+        lambda s, x: {"cost": (x.n - 7.0) ** 2, "use": 3.0 * x.n},
+        devices=1,
+        constraints={"most": total("use") <= 10.0},
+    )
+    result = jo.solve(problem)
+    assert result.status == "optimal" and result.value == pytest.approx(16.0)
+
+
+def test_a_quotient_whose_lower_part_may_vanish_has_no_bound() -> None:
+    problem = small(
+        [Variable("a", 0.0, 2.0)],
+        lambda s, x: {"above": x.a + 0.1, "below": x.a - 0.5},
+        objective=total("above") / total("below"),
+    )
+    result = jo.solve(problem, time_limit=10.0)
+    assert result.status != "optimal" and result.gap is None
+
+
+def test_the_worst_of_what_no_variable_moves() -> None:
+    problem = small(
+        [Variable("a", 0.0, 1.0)],
+        lambda s, x: {"fixed": s.devices.delay_budget, "use": x.a},
+        objective=worst("fixed"),
+        constraints={"some": total("use") >= 0.5},
+    )
+    result = jo.solve(problem)
+    assert result.value == pytest.approx(float(np.max(problem.system.devices.delay_budget)))
+    ratio = small([Variable("a", 0.1, 1.0)], lambda s, x: {"z": x.a}, objective=total("z") / total("z"))
+    assert "exact" not in jo.methods(ratio)
+
+
 def test_functions_of_their_own_cost_the_certificate() -> None:
     system = jo.systems.ltfl(devices=2, seed=0)
     problem = quadratic(
@@ -365,6 +478,7 @@ BAD = {
     "objective of wrong shape": ({"objective": lambda q: q.loss}, r"objective: gave shape \(3,\)"),
     "constraint of wrong shape": ({"constraints": {"k": lambda q: np.zeros(5)}}, r"'k': gave shape \(5,\)"),
     "constraint nan": ({"constraints": {"k": lambda q: q.loss.sum(-1) * np.nan}}, "'k' is nan"),
+    "named like a variable": ({"constraints": {"a": total("use") <= 1.0}}, "'a' is the name of a variable"),
     "axis": ({"variables": [Variable("a", 0, 1, axis="layer"), Variable("b", 0, 1)]}, "axis 'layer'"),
 }
 

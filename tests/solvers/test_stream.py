@@ -153,7 +153,7 @@ def test_a_long_stream_of_selections_is_proved_and_verifies(redrawn: bool) -> No
         assert result.gap is not None
         assert result.gap <= 1e-3
         if step % 13 == 12:
-            assert result.verify().passed
+            assert result.verify().complete
 
 
 def test_bad_input() -> None:
