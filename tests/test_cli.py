@@ -150,7 +150,7 @@ def test_json_contract(run: Cli, tmp_path: Path, data: str, method: str) -> None
     assert saved["infeasibility"] == []
     assert saved["seconds"] >= 0
     assert isinstance(saved["n_evaluations"], int)
-    assert set(saved["certificate"]) == {"kind", "prices", "cells", "tolerance", "text"}
+    assert set(saved["certificate"]) == {"kind", "prices", "multipliers", "ratio", "cells", "tolerance", "text"}
     assert set(saved["settings"]) == {"objective"} | ({"power"} if method == "no_power_control" else set())
     if method == "exact":
         assert saved["certificate"]["kind"] == "exact"

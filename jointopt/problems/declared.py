@@ -355,6 +355,9 @@ class DeclaredProblem(Problem):
             found = self.model(s, Named(x))
         if not isinstance(found, Mapping):
             raise InputError(f"model: expected quantities by name, got {type(found).__name__}")
+        for name in found:
+            if name in x:
+                raise InputError(f"model: '{name}' is the name of a variable; give the quantity another name")
         q = {**x, **found}
         if batch is None:
             return q

@@ -478,6 +478,10 @@ BAD = {
     "objective of wrong shape": ({"objective": lambda q: q.loss}, r"objective: gave shape \(3,\)"),
     "constraint of wrong shape": ({"constraints": {"k": lambda q: np.zeros(5)}}, r"'k': gave shape \(5,\)"),
     "constraint nan": ({"constraints": {"k": lambda q: q.loss.sum(-1) * np.nan}}, "'k' is nan"),
+    "quantity named like a variable": (
+        {"model": lambda s, x: {"loss": x.a, "use": x.b, "a": x.b}},
+        "name of a variable",
+    ),
     "named like a variable": ({"constraints": {"a": total("use") <= 1.0}}, "'a' is the name of a variable"),
     "axis": ({"variables": [Variable("a", 0, 1, axis="layer"), Variable("b", 0, 1)]}, "axis 'layer'"),
 }
