@@ -184,7 +184,7 @@ def table(regret: dict[tuple[str, str], FloatArray], seconds: dict[tuple[str, st
         shown = ["none feasible" if not np.isfinite(median[n - 1]) else f"{median[n - 1]:.1e}" for n in at]
         feasible = f"{np.count_nonzero(np.isfinite(curves[:, -1]))}/{len(curves)}"
         rows.append([design, method, *shown, feasible, f"{seconds[design, method]:.1f} s"])
-    return text_table(["design", "method", *(f"after {n}" for n in at), "feasible", "CPU a run"], rows)
+    return text_table(rows, ["design", "method", *(f"after {n}" for n in at), "feasible", "CPU a run"])
 
 
 def figure(regret: dict[tuple[str, str], FloatArray]) -> Any:
