@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from jointopt.decision import Array, Decision
 from jointopt.errors import InputError, is_real, nearest
+from jointopt.models._array import namespace
 from jointopt.system import FEASIBILITY_TOLERANCE, FloatArray, Scenario, System
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ __all__ = [
     "Variable",
     "changed_ranges",
     "narrowed",
+    "range_slack",
 ]
 
 
@@ -715,6 +717,21 @@ def changed_ranges(ranges: Ranges, own: Ranges) -> dict[str, Any]:
         for name, (low, high) in ranges.items()
         if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1]))
     }
+
+
+def range_slack(variables: tuple[Variable, ...], decision: Mapping[str, Array]) -> dict[str, Array]:
+    """Return how far inside its range each variable is, in the kind of its array; below 0 also off whole numbers."""
+    slack = {}
+    for variable in variables:
+        value = decision[variable.name]
+        xp = namespace(value)
+        low, high = (xp.asarray(np.array(end)) for end in (variable.lower, variable.upper))
+        inside = xp.minimum(value - low, high - value)
+        if variable.kind != "real":
+            broken = abs(value - xp.round(value))
+            inside = xp.where(broken > 0, xp.minimum(inside, -broken), inside)
+        slack[variable.name] = inside
+    return slack
 
 
 class Problem(ABC):

@@ -42,6 +42,7 @@ from jointopt.problem import (
     Variable,
     changed_ranges,
     narrowed,
+    range_slack,
 )
 from jointopt.problems.declared_boxes import structure
 from jointopt.problems.rows import Named, Quantities, View, checked, size_of
@@ -295,20 +296,11 @@ class DeclaredProblem(Problem):
                 scale[key] = size_of(shown)
             else:
                 slack[key], scale[key] = self._function(f"constraints: '{key}'", constraint, q, batch, True), 1.0
-        for variable in self._variables:
-            value = x[variable.name]
-            own = namespace(value)
-            low, high = (own.asarray(np.array(end)) for end in (variable.lower, variable.upper))
-            inside = own.minimum(value - low, high - value)
-            if variable.kind != "real":
-                broken = abs(value - own.round(value))
-                inside = own.where(broken > 0, own.minimum(inside, -broken), inside)
-            if variable.axis == "common":
-                inside = inside[..., 0]
-            slack[variable.name] = inside
+        for variable, inside in zip(self._variables, range_slack(self._variables, x).values(), strict=True):
             size = np.maximum(np.abs(variable.lower), np.abs(variable.upper))
             size = np.where(size > 0.0, size, 1.0) if variable.kind == "real" else np.ones_like(size)
-            scale[variable.name] = size[0] if variable.axis == "common" else size
+            common = variable.axis == "common"
+            slack[variable.name], scale[variable.name] = (inside[..., 0], size[0]) if common else (inside, size)
         objective = self._objective(q, batch, xp)
         parts = {name: self._term(total(name), q, xp) for name in self._totals()} or {"objective": objective}
         return Evaluation(objective=objective, parts=parts, slack=slack, scale=scale, quantities=q)

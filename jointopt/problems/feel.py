@@ -46,6 +46,7 @@ from jointopt.problem import (
     Variable,
     changed_ranges,
     narrowed,
+    range_slack,
 )
 from jointopt.problems.feel_cells import LN2, FEELCells
 from jointopt.problems.feel_search import SelectionSearch
@@ -309,15 +310,8 @@ class FEEL(Problem):
             "contraction": 1.0,
             "participants": 1.0,
         }
-        for variable in self.variables:
-            value = decision[variable.name]
-            inside = xp.minimum(value - array(variable.lower), array(variable.upper) - value)
-            if variable.kind == "binary":
-                broken = abs(value - xp.round(value))
-                inside = xp.where(broken > 0, xp.minimum(inside, -broken), inside)
-            else:
-                inside = xp.where(taken, inside, nothing)
-            slack[variable.name] = inside
+        for variable, inside in zip(self.variables, range_slack(self.variables, decision).values(), strict=True):
+            slack[variable.name] = inside if variable.kind == "binary" else xp.where(taken, inside, nothing)
             scale[variable.name] = 1.0 if variable.name in ("selected", "pruning_ratio") else variable.upper
         return Evaluation(
             objective=total if self.objective == "gap" else average,

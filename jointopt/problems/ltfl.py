@@ -49,6 +49,7 @@ from jointopt.problem import (
     Variable,
     changed_ranges,
     narrowed,
+    range_slack,
 )
 from jointopt.system import FloatArray, System
 from jointopt.units import format_si
@@ -58,12 +59,77 @@ __all__ = ["LTFL"]
 CONTRACTION_LIMIT = 1.0 - 1e-6
 """A < 1 is strict; a closed limit just below it keeps the minimum attained and the bound finite."""
 
+GAP_PARTS = ("transmission", "pruning", "quantization", "sampling")
 _LARGEST = 1e60
 """Magnitude up to which products of constants stay well inside float64."""
 
 # A required ratio may exceed its cap by this share of the kept fraction before a point counts as infeasible. Budgets
 # are then exceeded by at most as much: what a feasible decision is allowed (FEASIBILITY_TOLERANCE).
 _CAP_SLACK = 0.9e-9
+
+
+def device_round(
+    system: System,
+    decision: Decision,
+    snr: Any,
+    rate: Any,
+    sampling: FloatArray,
+    constants: Mapping[str, float],
+) -> tuple[dict[str, Any], convergence.Gap]:
+    """Return what a round costs every device, and its share of the gap (theory 1a, 1b); any kind of array.
+
+    `decision` holds pruning_ratio, bits and power; `snr` and `rate` follow from whatever band the devices have. The
+    costs are delay, energy and their stages, packet_error and payload_bits.
+    """
+    devices, radio, learner, bound = system.devices, system.radio, system.learner, system.bound
+    ratio, bits, power = decision["pruning_ratio"], decision["bits"], decision["power"]
+    xp = namespace(ratio, bits, power)
+
+    def array(values: Any) -> Any:
+        return xp.asarray(np.array(values))
+
+    threshold = radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
+    lost = channel.packet_error(snr, threshold, radio.packet_error, radio.fading)
+    kept = (1.0 - ratio) * learner.parameters
+    per_weight, once = compression.index_bits(learner.parameters, learner.mask_encoding)
+    payload = compression.payload_bits(
+        kept,
+        bits,
+        unpruned=float(learner.unpruned_parameters),
+        header=learner.header_bits,
+        index_per_weight=per_weight,
+        index_once=once,
+    )
+    work = cost.cycles(
+        array(system.batch),
+        array(devices.cycles_per_sample),
+        compression.compute_factor(ratio, learner.compute_law),
+    )
+    stages = {
+        "compute_delay": cost.compute_delay(work, array(devices.frequency)),
+        "upload_delay": cost.upload_delay(payload, rate),
+        "compute_energy": cost.compute_energy(work, array(devices.frequency), array(devices.capacitance)),
+        "upload_energy": cost.upload_energy(payload, rate, power),
+    }
+    gap = convergence.gap(
+        weight=array(system.weight),
+        packet_error=lost,
+        pruning_ratio=ratio,
+        pruning_error=compression.pruning_error(ratio, bound.pruning_error),
+        quantization_variance=compression.quantization_variance(
+            kept + float(learner.unpruned_parameters), array(bound.quantizer_range), bits
+        ),
+        sampling_variance=array(sampling),
+        **constants,
+    )
+    spent = {
+        "delay": stages["compute_delay"] + stages["upload_delay"],
+        "energy": stages["compute_energy"] + stages["upload_energy"],
+        "packet_error": lost,
+        **stages,
+        "payload_bits": payload,
+    }
+    return spent, gap
 
 
 class LTFL(Problem):
@@ -268,49 +334,12 @@ class LTFL(Problem):
         def array(values: Any) -> Any:
             return xp.asarray(np.array(values))
 
-        ratio, bits, power = decision["pruning_ratio"], decision["bits"], decision["power"]
+        ratio, power = decision["pruning_ratio"], decision["power"]
         snr = channel.snr(power, array(radio.gain), array(system.noise_power))
         rate = channel.rate(array(radio.bandwidth), snr, radio.fading)
-        threshold = radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
-        lost = channel.packet_error(snr, threshold, radio.packet_error, radio.fading)
-
-        kept = (1.0 - ratio) * learner.parameters
-        per_weight, once = compression.index_bits(learner.parameters, learner.mask_encoding)
-        payload = compression.payload_bits(
-            kept,
-            bits,
-            unpruned=float(learner.unpruned_parameters),
-            header=learner.header_bits,
-            index_per_weight=per_weight,
-            index_once=once,
-        )
-        work = cost.cycles(
-            array(system.batch),
-            array(devices.cycles_per_sample),
-            compression.compute_factor(ratio, learner.compute_law),
-        )
-        compute_delay = cost.compute_delay(work, array(devices.frequency))
-        compute_energy = cost.compute_energy(work, array(devices.frequency), array(devices.capacitance))
-        upload_delay = cost.upload_delay(payload, rate)
-        upload_energy = cost.upload_energy(payload, rate, power)
-        delay, energy = compute_delay + upload_delay, compute_energy + upload_energy
-
-        variance = compression.quantization_variance(
-            kept + float(learner.unpruned_parameters), array(bound.quantizer_range), bits
-        )
-        gap = convergence.gap(
-            weight=array(system.weight),
-            packet_error=lost,
-            pruning_ratio=ratio,
-            pruning_error=compression.pruning_error(ratio, bound.pruning_error),
-            quantization_variance=variance,
-            sampling_variance=array(self._sampling()),
-            **self.constants,
-        )
-        parts = {
-            name: xp.sum(getattr(gap, name), axis=-1)
-            for name in ("transmission", "pruning", "quantization", "sampling")
-        }
+        spent, gap = device_round(system, decision, snr, rate, self._sampling(), self.constants)
+        delay, energy = spent["delay"], spent["energy"]
+        parts = {name: xp.sum(getattr(gap, name), axis=-1) for name in GAP_PARTS}
         total = xp.sum(gap.total, axis=-1)
         contraction = xp.sum(gap.contraction, axis=-1)
         average = convergence.average_gradient_bound(
@@ -322,14 +351,9 @@ class LTFL(Problem):
             "contraction": CONTRACTION_LIMIT - contraction,
         }
         scale = {"delay": devices.delay_budget, "energy": devices.energy_budget, "contraction": 1.0}
-        for variable in self.variables:
-            value = decision[variable.name]
-            inside = xp.minimum(value - array(variable.lower), array(variable.upper) - value)
-            if variable.kind == "integer":
-                broken = abs(value - xp.round(value))
-                inside = xp.where(broken > 0, xp.minimum(inside, -broken), inside)
-            slack[variable.name] = inside
-            scale[variable.name] = variable.upper if variable.name == "power" else 1.0
+        slack |= range_slack(self.variables, decision)
+        scale |= {v.name: v.upper if v.name == "power" else 1.0 for v in self.variables}
+        kept = (1.0 - ratio) * learner.parameters
         memory = 4.0 * (kept + learner.unpruned_parameters) + (
             4.0 * learner.activations * array(system.batch) * compression.memory_factor(ratio, learner.memory_law)
         )
@@ -339,16 +363,9 @@ class LTFL(Problem):
             slack=slack,
             scale=scale,
             quantities={
-                "delay": delay,
-                "energy": energy,
-                "packet_error": lost,
-                "compute_delay": compute_delay,
-                "upload_delay": upload_delay,
-                "compute_energy": compute_energy,
-                "upload_energy": upload_energy,
+                **spent,
                 "rate": rate,
                 "snr": snr,
-                "payload_bits": payload,
                 "memory": memory,
                 "gap": total,
                 "contraction": contraction,

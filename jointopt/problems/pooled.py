@@ -22,7 +22,7 @@ import numpy as np
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError, is_real
-from jointopt.models import channel, compression, convergence, cost
+from jointopt.models import channel, convergence
 from jointopt.models._array import namespace
 from jointopt.problem import (
     Baseline,
@@ -33,8 +33,9 @@ from jointopt.problem import (
     Variable,
     changed_ranges,
     narrowed,
+    range_slack,
 )
-from jointopt.problems.ltfl import CONTRACTION_LIMIT, LTFL
+from jointopt.problems.ltfl import CONTRACTION_LIMIT, GAP_PARTS, LTFL, device_round
 from jointopt.problems.pooled_cells import PooledCells
 from jointopt.system import FloatArray, System
 
@@ -89,7 +90,7 @@ class PooledLTFL(Problem):
         self.total_bandwidth = float(radio.total_bandwidth or radio.bandwidth.sum())
         # checks magnitudes, and has the constants that both designs share
         design = LTFL(system)
-        self.error_cap, self.sampling = design.error_cap(), design._sampling()
+        self.constants, self.sampling = design.constants, design._sampling()
         ones = np.ones(len(system))
         self.ranges: dict[str, tuple[FloatArray, FloatArray]] = {
             "pruning_ratio": (0.0 * ones, learner.pruning_ratio_max * ones),
@@ -156,59 +157,19 @@ class PooledLTFL(Problem):
         """
         self.check(decision)
         system = self.system
-        devices, radio, learner, bound = system.devices, system.radio, system.learner, system.bound
+        devices, radio, bound = system.devices, system.radio, system.bound
         xp = namespace(*decision.values())
 
         def array(values: Any) -> Any:
             return xp.asarray(np.array(values))
 
-        ratio, bits, power, band = (decision[name] for name in ("pruning_ratio", "bits", "power", "bandwidth"))
+        power, band = decision["power"], decision["bandwidth"]
         with np.errstate(divide="ignore", invalid="ignore"):
             # no band: no rate, so an infinite delay or none that is a number, which no budget covers
             snr = channel.snr(power, array(radio.gain), band * radio.noise_density)
             rate = channel.rate(band, snr, radio.fading)
-        threshold = radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
-        lost = channel.packet_error(snr, threshold, radio.packet_error, radio.fading)
-
-        kept = (1.0 - ratio) * learner.parameters
-        per_weight, once = compression.index_bits(learner.parameters, learner.mask_encoding)
-        payload = compression.payload_bits(
-            kept,
-            bits,
-            unpruned=float(learner.unpruned_parameters),
-            header=learner.header_bits,
-            index_per_weight=per_weight,
-            index_once=once,
-        )
-        work = cost.cycles(
-            array(system.batch),
-            array(devices.cycles_per_sample),
-            compression.compute_factor(ratio, learner.compute_law),
-        )
-        stages = {
-            "compute_delay": cost.compute_delay(work, array(devices.frequency)),
-            "upload_delay": cost.upload_delay(payload, rate),
-            "compute_energy": cost.compute_energy(work, array(devices.frequency), array(devices.capacitance)),
-            "upload_energy": cost.upload_energy(payload, rate, power),
-        }
-        delay = stages["compute_delay"] + stages["upload_delay"]
-        energy = stages["compute_energy"] + stages["upload_energy"]
-        gap = convergence.gap(
-            weight=array(system.weight),
-            packet_error=lost,
-            pruning_ratio=ratio,
-            pruning_error=compression.pruning_error(ratio, bound.pruning_error),
-            quantization_variance=compression.quantization_variance(
-                kept + float(learner.unpruned_parameters), array(bound.quantizer_range), bits
-            ),
-            smoothness=bound.smoothness,
-            weight_norm_squared=bound.weight_norm_squared,
-            mask_energy=bound.mask_energy,
-            gradient_offset=bound.gradient_offset,
-            gradient_slope=bound.gradient_slope,
-            error_cap=self.error_cap,
-            sampling_variance=array(self.sampling),
-        )
+        spent, gap = device_round(system, decision, snr, rate, self.sampling, self.constants)
+        delay, energy = spent["delay"], spent["energy"]
         total = xp.sum(gap.total, axis=-1)
         contraction = xp.sum(gap.contraction, axis=-1)
         slack = {
@@ -223,30 +184,17 @@ class PooledLTFL(Problem):
             "total_energy": self.energy_budget,
             "contraction": 1.0,
         }
-        for variable in self.variables:
-            value = decision[variable.name]
-            inside = xp.minimum(value - array(variable.lower), array(variable.upper) - value)
-            if variable.kind == "integer":
-                broken = abs(value - xp.round(value))
-                inside = xp.where(broken > 0, xp.minimum(inside, -broken), inside)
-            slack[variable.name] = inside
-            scale[variable.name] = variable.upper if variable.name in ("power", "bandwidth") else 1.0
+        slack |= range_slack(self.variables, decision)
+        scale |= {v.name: v.upper if v.name in ("power", "bandwidth") else 1.0 for v in self.variables}
         return Evaluation(
             objective=total,
-            parts={
-                name: xp.sum(getattr(gap, name), axis=-1)
-                for name in ("transmission", "pruning", "quantization", "sampling")
-            },
+            parts={name: xp.sum(getattr(gap, name), axis=-1) for name in GAP_PARTS},
             slack=slack,
             scale=scale,
             quantities={
-                "delay": delay,
-                "energy": energy,
-                "packet_error": lost,
-                **stages,
+                **spent,
                 "rate": rate,
                 "snr": snr,
-                "payload_bits": payload,
                 "gap": total,
                 "contraction": contraction,
                 "bound": convergence.average_gradient_bound(

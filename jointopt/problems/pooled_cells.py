@@ -203,7 +203,7 @@ class PooledCells:
         self.law = bound.pruning_error
         self.smooth = 2.0 * bound.smoothness**2 * bound.weight_norm_squared
         self.mask = 2.0 * bound.mask_energy
-        self.transmission = 8.0 * bound.gradient_offset + 2.0 * problem.error_cap
+        self.transmission = 8.0 * bound.gradient_offset + 2.0 * problem.constants["error_cap"]
         self.contraction = 8.0 * bound.gradient_slope
         self.noise_factor = np.zeros(self.labels.max() + 1)
         widths = self.labels.astype(np.float64)

@@ -57,7 +57,7 @@ def oracle(
         mask_energy=bound.mask_energy,
         gradient_offset=bound.gradient_offset,
         gradient_slope=bound.gradient_slope,
-        error_cap=problem.error_cap,
+        error_cap=problem.constants["error_cap"],
         sampling_variance=problem.sampling[unit],
     )
     features = np.stack([gap.total, band + 0.0 * ratio, energy, gap.contraction])
