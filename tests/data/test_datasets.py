@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,18 +127,57 @@ def test_damaged_file_is_refused(made: Path) -> None:
         load("fashion-mnist", made)
 
 
-def test_unknown_name() -> None:
-    assert DATASETS == ("digits", "fashion-mnist")
+def test_unknown_name_and_options(tmp_path: Path) -> None:
+    assert DATASETS == ("digits", "fashion-mnist", "cifar10", "femnist", "images")
     with pytest.raises(InputError, match="did you mean 'fashion-mnist'"):
         load("fashion_mnist")
-    with pytest.raises(InputError, match="known: digits, fashion-mnist"):
+    with pytest.raises(InputError, match="known: cifar10, digits, fashion-mnist, femnist, images"):
         load("zzz")
+    with pytest.raises(InputError, match="unknown data set"):
+        load(["digits"])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'digits' has no option 'size'"):
+        load("digits", size=(8, 8))
+    with pytest.raises(InputError, match="'images' has no option 'greyscale'; did you mean 'grayscale'"):
+        load("images", tmp_path, greyscale=True)
 
 
-@pytest.mark.parametrize("kind", ["type", "number", "range"])
-def test_dataset_checks_its_parts(kind: str) -> None:
+@pytest.mark.parametrize("name", ["cifar10", "femnist", "images"])
+def test_no_folder_and_a_missing_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JOINTOPT_DATA", raising=False)
+    with pytest.raises(DataError, match=rf"{name}: .*JOINTOPT_DATA"):
+        load(name)
+    monkeypatch.setenv("JOINTOPT_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"nowhere \(from JOINTOPT_DATA\)"):
+        load(name)
+    with pytest.raises(InputError, match="folder must be a path, found 5"):
+        load(name, 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test_inputs": torch.zeros(3, 4, dtype=torch.float64)}, "test: expected float32"),
+        ({"test_inputs": torch.zeros(2, 4)}, "test: expected inputs"),
+        ({"test_labels": torch.tensor([1, 2, 3])}, r"test: labels must lie in 0 \.\. 2, found 1 \.\. 3"),
+        ({"train_inputs": torch.tensor([[0.0] * 4, [0, 0, float("nan"), 0], [0] * 4])}, "train: .*nan in sample 1"),
+        ({"test_inputs": torch.tensor([[0.0] * 4, [0.0] * 4, [0, 0, 0, -float("inf")]])}, "test: .*-inf in sample 2"),
+        ({"test_inputs": torch.zeros(3, 5)}, r"one shape, found \(4,\) and \(5,\)"),
+        ({"writers": torch.zeros(2, dtype=torch.int64)}, r"writers int64 of shape \(3,\), found .*\(2,\)"),
+        ({"writers": torch.zeros(3)}, "writers int64"),
+        ({"classes": 0}, "classes must be a whole number"),
+    ],
+)
+def test_dataset_checks_its_parts(change: dict[str, Any], message: str) -> None:
     inputs, labels = torch.zeros(3, 4), torch.tensor([0, 1, 2])
-    Dataset("ok", inputs, labels, inputs, labels, 3)
-    bad = {"type": (inputs.double(), labels), "number": (inputs[:2], labels), "range": (inputs, labels + 1)}
-    with pytest.raises(InputError, match="data set 'bad', test"):
-        Dataset("bad", inputs, labels, *bad[kind], 3)
+    parts: dict[str, Any] = {
+        "name": "bad",
+        "train_inputs": inputs,
+        "train_labels": labels,
+        "test_inputs": inputs,
+        "test_labels": labels,
+        "classes": 3,
+    }
+    assert Dataset(**parts).writers is None
+    with pytest.raises(InputError, match="data set 'bad'") as caught:
+        Dataset(**parts | change)
+    assert re.search(message, str(caught.value)), str(caught.value)
