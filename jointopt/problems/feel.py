@@ -256,7 +256,7 @@ class FEEL(Problem):
         work = cost.cycles(
             array(system.batch),
             array(devices.cycles_per_sample),
-            compression.compute_factor(ratio, learner.compute_law),
+            learner.compute_factor(ratio),
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             snr = channel.snr(power, array(radio.gain), bandwidth * radio.noise_density)
@@ -277,7 +277,7 @@ class FEEL(Problem):
             samples=array(devices.samples),
             gradient_gap=gradient_gap,
             pruning_ratio=ratio,
-            pruning_error=compression.pruning_error(ratio, bound.pruning_error),
+            pruning_error=compression.pruning_error(ratio, bound.pruning_law),
             smoothness=bound.smoothness,
             weight_norm_squared=bound.weight_norm_squared,
             mask_energy=bound.mask_energy,
@@ -545,7 +545,7 @@ class RatioBandwidthStep:
         (k_c/(t_c^2 E_max))^{1/3} W(s) = x,  x^3 + q p_max t_u/E_max <= 1         (energy)
         sum of beta <= 1,  0 <= q <= 1,
 
-    and the weighted sum of s is maximised; a convex pruning error (the Laplace curve) enters as a parabola around the
+    and the weighted sum of s is maximised; a convex pruning error (Laplace, measured) enters as a parabola around the
     present s instead of a weight alone. With t_c alone the processor's limit W(s) <= t_c f_max would freeze every
     client that already computes at f_max, and the alternation with it. Such a client may take longer at f_max, which
     stays convex: its rate constraint is also held with t_u = T_max - W(s)/f_max, a constant plus a multiple of
@@ -817,7 +817,7 @@ class Alternation:
         every = np.arange(cells.units)
         top = np.maximum(cells.free(), cells.least)
         weight = np.where(a, -cells.slope_of_cost(every, kept), 0.0)
-        # the linear pruning error is its tangent; the Laplace curve bends, judged by its slope a step further down
+        # the linear pruning error is its tangent; other curves bend, judged by their slope a step further down
         away = np.maximum(kept - STEP, cells.least)
         with np.errstate(divide="ignore", invalid="ignore"):
             bend = (-cells.slope_of_cost(every, away) - weight) / (kept - away)

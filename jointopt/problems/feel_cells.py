@@ -34,6 +34,7 @@ from scipy.special import lambertw
 
 from jointopt.errors import InputError
 from jointopt.models import compression
+from jointopt.models.curve import ConvexCurve
 from jointopt.problem import CellList, Conflict
 from jointopt.system import FloatArray, System
 from jointopt.units import format_si
@@ -79,7 +80,7 @@ class Client:
         self.delay_budget, self.energy_budget = devices.delay_budget, devices.energy_budget
         self.frequency_max, self.capacitance = devices.frequency, devices.capacitance
         self.power_max = devices.power_max
-        full, empty = (float(compression.compute_factor(np.asarray(r), learner.compute_law)) for r in (0.0, 1.0))
+        full, empty = (float(learner.compute_factor(np.asarray(r))) for r in (0.0, 1.0))
         work = system.batch * devices.cycles_per_sample
         self.cycles_once, self.cycles_each = empty * work, (full - empty) * work
         index, once = compression.index_bits(learner.parameters, learner.mask_encoding)
@@ -299,7 +300,7 @@ class FEELCells:
         self.gap_each = 4.0 * problem.gradient_gap(np.zeros(self.units)) - self.gap_once
         self.smooth = 4.0 * bound.smoothness**2 * bound.weight_norm_squared
         self.masked = 2.0 * bound.mask_energy
-        self.law = bound.pruning_error
+        self.law = bound.pruning_law
         ratio_low, ratio_high = problem.ranges["pruning_ratio"]
         self.least = 1.0 - ratio_high
         self.most = 1.0 - ratio_low
@@ -406,8 +407,7 @@ class FEELCells:
         rise = self.gap_each - self.masked
         if self.law == "linear" or self.smooth == 0.0:
             return np.where(rise - (self.smooth if self.law == "linear" else 0.0) >= 0.0, self.least, self.most)
-        # slope of the Laplace curve in the ratio is ln(s)^2/2
-        free = np.exp(-np.sqrt(np.maximum(2.0 * rise / self.smooth, 0.0)))
+        free = 1.0 - compression.pruning_ratio_at_slope(np.maximum(rise / self.smooth, 0.0), self.law)
         return np.clip(free, self.least, self.most)
 
     def cost(self, unit: Any, kept: Any) -> Any:
@@ -499,15 +499,18 @@ class FEELCells:
                 # least of constant + fall (s - at) + band b_at (s/at)^power: a stationary point, or an end
                 turn = np.exp(log_at + (np.log(-fall * at / (band * power)) - base) / (power - 1.0))
             ends.append((at, base, power, log_at, constant, fall, np.where(power > 1.0, turn, np.nan)))
-        (best, point), (second, other) = (
-            self._least(band, ends[0], low, middle),
-            self._least(band, ends[1], middle, high),
-        )
+
+        def least(end: int, start: Any, stop: Any) -> tuple[FloatArray, FloatArray]:
+            if isinstance(self.law, ConvexCurve):
+                return self._least_of_curve(self.law, price, band, unit, ends[end], start, stop)
+            return self._least(band, ends[end], start, stop)
+
+        (best, point), (second, other) = least(0, low, middle), least(1, middle, high)
         second = np.where(known, second, np.inf)
         best, point = np.where(second < best, second, best), np.where(second < best, other, point)
         # either end's tangents hold all over the cell: in a wide one those of the end next to the best point do more
-        best = np.maximum(best, self._least(band, ends[0], low, high)[0])
-        best = np.where(known, np.maximum(best, self._least(band, ends[1], low, high)[0]), best)
+        best = np.maximum(best, least(0, low, high)[0])
+        best = np.where(known, np.maximum(best, least(1, low, high)[0]), best)
         width = high - low
         return np.where(begun, best, np.inf), np.clip(point, low + 0.02 * width, high - 0.02 * width)
 
@@ -520,6 +523,47 @@ class FEELCells:
             value = constant + fall * (s - at) + band * np.exp(base + power * (np.log(s) - log_at))
             better = value < best
             best, point = np.where(better, value, best), np.where(better, s, point)
+        return best, point
+
+    def _least_of_curve(
+        self, law: ConvexCurve, price: Any, band: Any, unit: Any, end: tuple[Any, ...], start: Any, stop: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        """Least of the cost itself, its pruning error measured, and the tangent to bandwidth at one end of a cell.
+
+        With a power of at least 1 the sum is convex in the kept fraction. A smaller one is concave, and its chord takes
+        its place. The piece of the curve on which the sum is least is found by bisection, its least point there as in
+        `_least`.
+        """
+        at, base, power, log_at, _, _, _ = end
+        weight = price * self.weight[unit]
+        bent = power >= 1.0
+
+        def spent(kept: Any) -> Any:
+            return band * np.exp(base + power * (np.log(kept) - log_at))
+
+        width = stop - start
+        with np.errstate(over="ignore", invalid="ignore"):
+            chord = (spent(stop) - spent(start)) / np.where(width > 0.0, width, 1.0)
+
+        def falls(slope: Any) -> Any:
+            return weight * (self.gap_each[unit] - self.masked - self.smooth * slope)
+
+        def rises(corner: Any, slope: Any) -> Any:
+            # a ratio that grows is a kept fraction that falls
+            kept = np.maximum(1.0 - corner, 1e-300)
+            return falls(slope) + np.where(bent, spent(kept) * power / kept, chord) <= 0.0
+
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            piece = law.first(rises, np.shape(start))
+            last, first = (np.clip(1.0 - ratio, start, stop) for ratio in law.ends(piece))
+            turn = np.exp(log_at + (np.log(-falls(law.slopes[piece]) * at / (band * power)) - base) / (power - 1.0))
+        turn = np.where(bent & (power > 1.0) & np.isfinite(turn), turn, first)
+        best, point = np.full(np.shape(start), np.inf), start
+        for kept in (first, last, np.clip(turn, first, last)):
+            use = np.where(bent, spent(kept), spent(start) + chord * (kept - start))
+            value = price * self.cost(unit, kept) + use
+            better = value < best
+            best, point = np.where(better, value, best), np.where(better, kept, point)
         return best, point
 
     def split(self, prices: FloatArray, cells: CellList, hint: FloatArray) -> tuple[FloatArray, FloatArray]:

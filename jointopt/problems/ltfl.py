@@ -20,6 +20,8 @@ max(r_0, r_T), everything falls, so the least value there is H(c). Right of it H
 
 A cell of SNRs is therefore bounded below by alpha + beta/s + gamma s, whose least point is known. The error of the
 bound falls with the square of the cell's width; with the linear error bound and function agree at the cell's ends.
+Of a measured error, straight between its points, a tangent would miss the corners; G at the chord of r_E is convex in s
+and of that form on every piece, and so is taken as it is: the piece with its least value is found by bisection.
 Nothing is sampled and no single minimum is assumed. Where a budget does not even cover what pruning cannot reduce,
 r_T or r_E exceeds 1 at every power, and the cell is infeasible whatever their slopes.
 """
@@ -36,6 +38,7 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError, nearest
 from jointopt.models import channel, compression, convergence, cost
 from jointopt.models._array import namespace
+from jointopt.models.curve import ConvexCurve
 from jointopt.problem import (
     Baseline,
     Blocks,
@@ -103,7 +106,7 @@ def device_round(
     work = cost.cycles(
         array(system.batch),
         array(devices.cycles_per_sample),
-        compression.compute_factor(ratio, learner.compute_law),
+        learner.compute_factor(ratio),
     )
     stages = {
         "compute_delay": cost.compute_delay(work, array(devices.frequency)),
@@ -115,7 +118,7 @@ def device_round(
         weight=array(system.weight),
         packet_error=lost,
         pruning_ratio=ratio,
-        pruning_error=compression.pruning_error(ratio, bound.pruning_error),
+        pruning_error=compression.pruning_error(ratio, bound.pruning_law),
         quantization_variance=compression.quantization_variance(
             kept + float(learner.unpruned_parameters), array(bound.quantizer_range), bits
         ),
@@ -271,7 +274,7 @@ class LTFL(Problem):
             weight_norm_squared=bound.weight_norm_squared,
             mask_energy=bound.mask_energy,
             pruning_ratio_max=worst,
-            pruning_error_max=compression.pruning_error(np.asarray(worst), bound.pruning_error),
+            pruning_error_max=compression.pruning_error(np.asarray(worst), bound.pruning_law),
             parameters=learner.parameters + learner.unpruned_parameters,
             range_max=bound.quantizer_range.reshape(instances, -1).max(axis=1),
             bits_min=np.asarray(float(learner.bits_min)),
@@ -505,14 +508,14 @@ class _Cells:
         self.compute_delay = cost.compute_delay(work, devices.frequency)
         self.compute_energy = cost.compute_energy(work, devices.frequency, devices.capacitance)
         self.delay_budget, self.energy_budget = devices.delay_budget, devices.energy_budget
-        # cycles = fixed share + kept fraction x falling share, for either law
-        full, empty = (float(compression.compute_factor(np.asarray(r), learner.compute_law)) for r in (0.0, 1.0))
+        # cycles = fixed share + kept fraction x falling share, for every law
+        full, empty = (float(learner.compute_factor(np.asarray(r))) for r in (0.0, 1.0))
         self.fixed_share, self.falling_share = empty, full - empty
         self.parameters, self.unpruned = float(learner.parameters), float(learner.unpruned_parameters)
         self.index_bits, once = compression.index_bits(learner.parameters, learner.mask_encoding)
         self.once_bits = learner.header_bits + once
 
-        self.law = bound.pruning_error
+        self.law = bound.pruning_law
         self.weight = system.weight
         self.smooth_energy = bound.smoothness**2 * bound.weight_norm_squared
         self.mask_energy = bound.mask_energy
@@ -560,8 +563,7 @@ class _Cells:
         excess = np.maximum(noise - 2.0 * self.mask_energy, 0.0)
         if self.smooth_energy == 0.0:
             return np.where(excess > 0.0, high, low)
-        # slope of the Laplace curve is ln(1-r)^2/2
-        return np.clip(-np.expm1(-np.sqrt(excess / self.smooth_energy)), low, high)
+        return np.clip(compression.pruning_ratio_at_slope(excess / (2.0 * self.smooth_energy), self.law), low, high)
 
     def required_ratio(self, unit: Any, label: Any, data: Any) -> Any:
         """max(r_0, r_T, r_E)."""
@@ -775,17 +777,35 @@ class _Cells:
         reaches = ratio_high > cap
         end = np.where(reaches, low + np.maximum(limit - ratio_low, 0.0) / np.maximum(rise, 1e-300), high)
         end = np.clip(end, low, high)
-        middle = ratio_low + 0.5 * rise * (end - low)
-        slope = np.maximum(self._error_slope(middle) - noise, 0.0)
-        base = self._error(middle) + noise * (1.0 - middle) + constant
         # neighbouring floats may have one reciprocal
         fall = (lost_low - lost_high) / np.maximum(1.0 / low - 1.0 / high, 1e-300)
+        start, stop = low, end
+        if isinstance(self.law, ConvexCurve):
+
+            def rises(corner: Any, slope: Any) -> Any:
+                at = low + (corner - ratio_low) / np.maximum(rise, 1e-300)
+                slope = 2.0 * (self.smooth_energy * slope + self.mask_energy) - noise
+                return (corner > ratio_low) & (error * np.maximum(slope, 0.0) * rise * at**2 >= loss * fall)
+
+            with np.errstate(over="ignore", invalid="ignore"):
+                piece = self.law.first(rises, low.shape)
+                first, last = ((r - ratio_low) / np.maximum(rise, 1e-300) for r in self.law.ends(piece))
+            start, stop = (np.clip(low + np.nan_to_num(x), low, end) for x in (first, last))
+            slope = 2.0 * (self.smooth_energy * self.law.slopes[piece] + self.mask_energy)
+        else:
+            middle = ratio_low + 0.5 * rise * (end - low)
+            slope = self._error_slope(middle)
+        slope = np.maximum(slope - noise, 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             point = np.sqrt(loss * fall / np.abs(error * slope * rise))
-        point = np.clip(np.where(np.isnan(point), low, point), low, end)
-        value = loss * (lost_high + fall * (1.0 / point - 1.0 / high)) + error * (
-            base + slope * (ratio_low + rise * (point - low) - middle)
-        )
+        point = np.clip(np.where(np.isnan(point), start, point), start, stop)
+        ratio = ratio_low + rise * (point - low)
+        if isinstance(self.law, ConvexCurve):
+            base = self._error(ratio) + noise * (1.0 - ratio) + constant
+            slope = np.maximum(self._error_slope(limit) - noise, 0.0)
+        else:
+            base = self._error(middle) + noise * (1.0 - middle) + constant + slope * (ratio - middle)
+        value = loss * (lost_high + fall * (1.0 / point - 1.0 / high)) + error * base
         # between cap and limit a decision is given the cap, which costs less than its chord says
         value -= np.where(reaches, error * slope * (limit - cap), 0.0)
         width = high - low

@@ -32,8 +32,9 @@ and so has the floor, l_floor. For any 0 <= v <= 1 and mu, nu, kappa >= 0 and an
 
 (the maximum is at least any mean of its two sides; what is added to Phi is not above 0, because power, band and energy
 are within their limits). For every k the right side is affine in s, so it is least at an end of the cell, and at each
-end the least over k of A k + M beta(k) + error is known: in closed form where the pruning error is linear, and else to
-rounding by Newton's method on a convex function, whose tangent bounds what is left. The smaller of the two ends is the
+end the least over k of A k + M beta(k) + error is known: in closed form where the pruning error is linear, so on the
+piece of a measured one that bisection finds, and else to rounding by Newton's method on a convex function, whose
+tangent bounds what is left. The smaller of the two ends is the
 bound. It holds for any s_0, v, mu, nu, kappa; these are chosen near the least point of the cell so that the error falls
 with the square of the cell's width: s_0 where the sum of chords is least, the multipliers from stationarity in k.
 
@@ -54,6 +55,7 @@ import numpy as np
 
 from jointopt.errors import InputError
 from jointopt.models import channel, compression, cost
+from jointopt.models.curve import ConvexCurve
 from jointopt.problem import CellList, Conflict, Leaves
 from jointopt.system import FloatArray
 from jointopt.units import format_si
@@ -117,10 +119,10 @@ class _Rows:
     """Priced constants of (unit, label) rows; broadcast against each other."""
 
     slope: Any
-    """What one more kept fraction adds to the priced gap, the Laplace error apart."""
+    """What one more kept fraction adds to the priced gap, a curved error apart."""
     constant: Any
     curve: Any
-    """Priced factor of the Laplace error; 0 with the linear one."""
+    """Priced factor of a curved error (Laplace, measured); 0 with the linear one."""
     loss: Any
     band_price: Any
     energy_price: Any
@@ -171,8 +173,8 @@ class PooledCells:
         self.fading, self.law_of_loss = radio.fading, radio.packet_error
         self.threshold = radio.waterfall_threshold if radio.packet_error == "waterfall" else radio.outage_threshold
         work = cost.cycles(system.batch, devices.cycles_per_sample)
-        # cycles = fixed share + kept fraction x falling share, for either law
-        full, empty = (float(compression.compute_factor(np.asarray(r), learner.compute_law)) for r in (0.0, 1.0))
+        # cycles = fixed share + kept fraction x falling share, for every law
+        full, empty = (float(learner.compute_factor(np.asarray(r))) for r in (0.0, 1.0))
         delay = cost.compute_delay(work, devices.frequency)
         energy = cost.compute_energy(work, devices.frequency, devices.capacitance)
         ranges = problem.ranges
@@ -200,7 +202,7 @@ class PooledCells:
         self.parameters, self.unpruned = float(learner.parameters), float(learner.unpruned_parameters)
         self.index_bits, once = compression.index_bits(learner.parameters, learner.mask_encoding)
         self.once_bits = learner.header_bits + once
-        self.law = bound.pruning_error
+        self.law = bound.pruning_law
         self.smooth = 2.0 * bound.smoothness**2 * bound.weight_norm_squared
         self.mask = 2.0 * bound.mask_energy
         self.transmission = 8.0 * bound.gradient_offset + 2.0 * problem.constants["error_cap"]
@@ -280,16 +282,13 @@ class PooledCells:
 
         `load` >= 0 and low <= high. The value is taken at k; the least is not below it by more than what is left.
         """
-        unit = rows.unit
-        if np.ndim(rows.curve):
+        left: Any = 0.0
+        if isinstance(self.law, ConvexCurve):
+            kept = self._cornered(self.law, rows, slope, load, low, high)
+        elif np.ndim(rows.curve):
             kept, left = self._newton(rows, slope, load, low, high)
         else:
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                kept = (unit.time_left - np.sqrt(load * rows.turn / np.maximum(-slope, _TINY))) / np.maximum(
-                    unit.time_each, _TINY
-                )
-            kept = np.where(slope < 0.0, np.minimum(np.maximum(kept, low), high), low)
-            left = 0.0
+            kept = self._stationary(rows, slope, load, low, high)
         value = slope * kept + load * rows.load(kept)
         if np.ndim(rows.curve):
             value = value + rows.curve * compression.pruning_error(1.0 - kept, self.law)
@@ -300,7 +299,36 @@ class PooledCells:
         if not np.ndim(rows.curve):
             return np.where(slope < 0.0, np.inf, 0.0)
         with np.errstate(divide="ignore", over="ignore"):
-            return np.exp(-np.sqrt(2.0 * np.maximum(slope, 0.0) / np.maximum(rows.curve, _TINY)))
+            steep = np.maximum(slope, 0.0) / np.maximum(rows.curve, _TINY)
+            return 1.0 - compression.pruning_ratio_at_slope(steep, self.law)
+
+    def _curve_slope(self, rows: _Rows, kept: Any) -> Any:
+        """What a curved error takes off the slope of the priced gap in the kept fraction."""
+        return rows.curve * compression.pruning_error_slope(1.0 - kept, self.law)
+
+    @staticmethod
+    def _stationary(rows: _Rows, slope: Any, load: Any, low: Any, high: Any) -> Any:
+        """Kept fraction in [low, high] of least slope k + load beta(k)."""
+        unit = rows.unit
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            kept = (unit.time_left - np.sqrt(load * rows.turn / np.maximum(-slope, _TINY))) / np.maximum(
+                unit.time_each, _TINY
+            )
+        return np.where(slope < 0.0, np.minimum(np.maximum(kept, low), high), low)
+
+    def _cornered(self, law: ConvexCurve, rows: _Rows, slope: Any, load: Any, low: Any, high: Any) -> Any:
+        """Kept fraction in [low, high] of least slope k + load beta(k) + curve error(1-k), the error measured."""
+        unit, turn = rows.unit, load * rows.turn
+
+        def rises(corner: Any, steep: Any) -> Any:
+            # a ratio that grows is a kept fraction that falls; more is kept than there is time for where no room is
+            room = unit.time_left - unit.time_each * (1.0 - corner)
+            return (rows.curve * steep >= slope + turn / np.where(room > 0.0, room, np.inf) ** 2) & (room > 0.0)
+
+        shape = np.broadcast_shapes(*map(np.shape, (slope, turn, low, high, rows.curve, unit.time_left)))
+        piece = law.first(rises, shape)
+        least, most = (np.clip(1.0 - ratio, low, high) for ratio in law.ends(piece)[::-1])
+        return self._stationary(rows, slope - rows.curve * law.slopes[piece], load, least, most)
 
     def _newton(self, rows: _Rows, slope: Any, load: Any, low: Any, high: Any) -> tuple[Any, Any]:
         """Return (k, what may be left) where slope + load beta'(k) - curve ln(k)^2/2, rising in k, changes its sign."""
@@ -542,7 +570,7 @@ class PooledCells:
         payload = rows.payload(kept)
         load, rise = payload / room, rows.turn / room**2
         if np.ndim(rows.curve):
-            slope = slope - 0.5 * rows.curve * np.log(kept) ** 2
+            slope = slope - self._curve_slope(rows, kept)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.clip(np.nan_to_num(-slope / (band * rise), nan=0.0), 0.0, 1.0)
         share = np.where(kept > carried * (1.0 + 1e-12), 1.0, np.where(kept < carried * (1.0 - 1e-12), 0.0, share))
@@ -605,7 +633,7 @@ class PooledCells:
         rho, tau = cell.rho(place), cell.tau(place)
         slope = rows.slope + rows.energy_price * (unit.energy_each + tau / unit.gain * rows.payload_each)
         if np.ndim(rows.curve):
-            slope = slope - 0.5 * rows.curve * np.log(kept) ** 2
+            slope = slope - self._curve_slope(rows, kept)
         by_power = unit.power_low * unit.gain / place >= unit.band_low
         floor = np.where(by_power, unit.power_low * unit.gain / place, unit.band_low)
         by_floor = rows.band_price * np.where(by_power, floor * place, 0.0)

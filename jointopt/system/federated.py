@@ -13,11 +13,17 @@ import numpy as np
 from pydantic import model_validator
 
 from jointopt.errors import InputError, nearest
+from jointopt.models import compression
 from jointopt.models.channel import path_gain
-from jointopt.system.base import FloatArray, Quantity, Scenario, Section
+from jointopt.models.curve import ConvexCurve, known_curve
+from jointopt.system.base import FEASIBILITY_TOLERANCE, FloatArray, Quantity, Scenario, Section
 from jointopt.units import parse_quantity
 
 __all__ = ["Bound", "Devices", "Generalization", "Learner", "Radio", "System"]
+
+
+_HEADER_BITS = 64.0
+"""The quantizer's range, two float32."""
 
 
 class Devices(Section):
@@ -151,6 +157,14 @@ class Learner(Section):
     * ``compute_law="linear"``: cycles fall with the kept fraction, the assumption of the literature. It holds for
       removed channels: a fraction c of channels removed on both sides leaves (1-c)^2 of weights and of cycles.
     * ``compute_law="mask"``: cycles do not fall at all, what a plain weight mask gives on ordinary hardware.
+    * ``compute_law="affine"``: a share `compute_floor` of the cycles stays whatever is pruned, the rest falls with the
+      kept fraction; the two laws above are its ends. What is measured of a granularity is put here: single weights
+      near 1; weights in n of m patterns what the kernels for them gain, and the same for their backward pass or not;
+      whole channels or layers the share of the layers and overheads that are never pruned. `affine_floor` of
+      `jointopt.models.compression` finds the least floor above measured times.
+    * The payload counts the kept weights at any granularity; which of them is said by `mask_encoding`, whose
+      ``"bitmap"`` and ``"indices"`` are for single weights. A pattern of whole channels or layers is a few bits,
+      hence ``"none"`` or part of `header_bits`.
     * ``mask_encoding``: index bits that travel with the kept values: ``"none"`` (the server rebuilds the mask),
       ``"bitmap"`` (one bit per weight) or ``"indices"`` (ceil(log2 V) bits per kept weight).
     * ``memory_law``: activations kept during training fall with the kept fraction (``"linear"``), with its
@@ -165,16 +179,18 @@ class Learner(Section):
     """Fewest bits per parameter."""
     bits_max: Annotated[int, Quantity(at_least=1, at_most=32, integer=True)] = 16
     """Most bits per parameter."""
-    header_bits: Annotated[float, Quantity()] = 64.0
-    """Bits sent beside the parameters (the quantizer's range)."""
+    header_bits: Annotated[float, Quantity()] = _HEADER_BITS
+    """Bits sent beside the parameters: the quantizer's range, and running statistics where the network has some."""
     pruning_ratio_max: Annotated[float, Quantity(below=1.0)] = 0.9
     """Largest pruning ratio."""
     batch_size: Annotated[int | None, Quantity(at_least=1, integer=True, optional=True)] = None
     """Samples per round and device; all of them (full batch) when not given."""
     activations: Annotated[float, Quantity()] = 0.0
     """Activation values kept per sample while training, for the memory figure."""
-    compute_law: Literal["linear", "mask"] = "linear"
+    compute_law: Literal["linear", "mask", "affine"] = "linear"
     """How cycles follow from the pruning ratio (an assumption, see the class)."""
+    compute_floor: Annotated[float | None, Quantity(at_most=1.0, optional=True)] = None
+    """Share of the cycles of a training step that pruning never removes, for the affine law."""
     memory_law: Literal["linear", "channels", "mask"] = "linear"
     """How activation memory follows from the pruning ratio."""
     mask_encoding: Literal["none", "bitmap", "indices"] = "none"
@@ -184,7 +200,18 @@ class Learner(Section):
     def _consistent(self) -> Self:
         if self.bits_min > self.bits_max:
             raise InputError(f"learner.bits_min: {self.bits_min} is above bits_max {self.bits_max}")
+        if self.compute_law == "affine" and self.compute_floor is None:
+            raise InputError("learner.compute_floor: is missing; compute_law 'affine' needs it")
+        if self.compute_law != "affine" and self.compute_floor is not None:
+            raise InputError(
+                f"learner.compute_floor: {self.compute_floor!r} is not used by compute_law '{self.compute_law}'; "
+                "choose 'affine', or leave it out (None)"
+            )
         return self
+
+    def compute_factor(self, pruning_ratio: Any) -> Any:
+        """Return the share of the dense model's cycles left at pruning ratios, any kind of array."""
+        return compression.compute_factor(pruning_ratio, self.compute_law, self.compute_floor)
 
 
 class Bound(Section):
@@ -210,8 +237,39 @@ class Bound(Section):
     """Step size eta."""
     rounds: Annotated[int, Quantity(at_least=1, integer=True)] = 100
     """Rounds T over which the bound averages."""
-    pruning_error: Literal["linear", "laplace"] = "linear"
-    """Share of ||w||^2 removed by pruning: the ratio itself (worst case) or the curve of Laplace weights."""
+    pruning_error: Literal["linear", "laplace", "measured"] = "linear"
+    """Share of ||w||^2 removed by pruning: the ratio itself (worst case), the curve of Laplace weights, or measured."""
+    pruning_curve_ratio: Annotated[Any, Quantity(at_most=1.0, axis="point", optional=True)] = None
+    """Pruning ratios of the measured curve, increasing from 0 to at least `pruning_ratio_max`."""
+    pruning_curve_error: Annotated[Any, Quantity(at_most=1.0, axis="point", optional=True)] = None
+    """Shares of ||w||^2 removed at these ratios: from 0, never falling, convex; straight lines lie between them."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("pruning_curve_ratio", "pruning_curve_error"):
+            given = getattr(self, name) is not None
+            if self.pruning_error == "measured" and not given:
+                raise InputError(f"bound.{name}: is missing; pruning_error 'measured' needs a curve")
+            if self.pruning_error != "measured" and given:
+                raise InputError(
+                    f"bound.{name}: is not used by pruning_error '{self.pruning_error}'; choose 'measured', or leave "
+                    "the curve out (None)"
+                )
+        if self.pruning_error == "measured":
+            # what is refused names its field
+            ConvexCurve(
+                self.pruning_curve_ratio,
+                self.pruning_curve_error,
+                names=("bound.pruning_curve_ratio", "bound.pruning_curve_error"),
+            )
+        return self
+
+    @property
+    def pruning_law(self) -> compression.PruningLaw:
+        """The law as `jointopt.models.compression.pruning_error` takes it: its name, or the measured curve."""
+        if self.pruning_error == "measured":
+            return known_curve(tuple(self.pruning_curve_ratio.tolist()), tuple(self.pruning_curve_error.tolist()))
+        return self.pruning_error
 
 
 class Generalization(Section):
@@ -242,6 +300,13 @@ class System(Scenario):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         count = len(self)
+        curve, most = self.bound.pruning_curve_ratio, self.learner.pruning_ratio_max
+        # rounding of a curve's last point is no reason to refuse it: its last piece goes on
+        if curve is not None and curve[-1] < most * (1.0 - FEASIBILITY_TOLERANCE):
+            raise InputError(
+                f"bound.pruning_curve_ratio[point {curve.size - 1}]: the curve ends at {float(curve[-1])!r}, below "
+                f"learner.pruning_ratio_max {most!r}"
+            )
         object.__setattr__(self, "radio", self.radio.spread(count))
         object.__setattr__(self, "bound", self.bound.spread(count))
         if self.generalization is not None:
@@ -284,10 +349,10 @@ class System(Scenario):
             section = getattr(self, name)
             if section is None:
                 continue
-            changed = {
-                key: value[devices]
-                for key, value in section.__dict__.items()
-                if isinstance(value, np.ndarray) and value.ndim == 1
+            changed: dict[str, Any] = {
+                key: getattr(section, key)[devices]
+                for key in section.fields_over("device")
+                if getattr(section, key) is not None
             }
             if name == "devices":
                 changed["count"] = None
@@ -322,7 +387,8 @@ class System(Scenario):
         Parameters
         ----------
         task : Task
-            Anything with `samples` [devices], `parameters`, `unpruned_parameters`, `batch_size` and `name`.
+            Anything with `samples` [devices], `parameters`, `unpruned_parameters`, `batch_size`, `name`, and `buffers`
+            where the network has running statistics.
         template : System, optional
             Radio, processors, budgets and constants to keep; sampled from `seed` when not given.
         seed : int
@@ -354,9 +420,16 @@ class System(Scenario):
                     f"systems.{design}(devices={len(sizes['samples'])}).with_({measured})"
                 )
             sample = systems.feel if design == "feel" else systems.ltfl
-            return sample(devices=len(sizes["samples"]), seed=seed, data=task.name, batch_size=task.batch_size, **sizes)
+            made = sample(devices=len(sizes["samples"]), seed=seed, data=task.name, batch_size=task.batch_size, **sizes)
+            return _with_buffers(made, task)
         if len(template) != len(sizes["samples"]):
             raise InputError(
                 f"template: is for {len(template)} devices, the task has {len(sizes['samples'])} partitions"
             )
-        return template.with_(**sizes, batch_size=task.batch_size)
+        return _with_buffers(template.with_(**sizes, batch_size=task.batch_size), task)
+
+
+def _with_buffers(system: System, task: Any) -> System:
+    """Count a network's running statistics, float32 each, beside the parameters of every payload."""
+    buffers = int(getattr(task, "buffers", 0))
+    return system.with_(header_bits=_HEADER_BITS + 32 * buffers) if buffers else system
