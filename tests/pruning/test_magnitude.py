@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jointopt.errors import InputError
-from jointopt.pruning import PRUNERS, keep_mask, prune_rank, pruned_count, pruner, random_mask, snap
+from jointopt.pruning import keep_mask, prune_rank, pruned_count, random_mask, snap
+from jointopt.pruning.magnitude import lowest, sort_keys
+
+Rule = Callable[[torch.Tensor, float, torch.Generator], torch.Tensor]
 
 
 @given(
@@ -30,15 +34,15 @@ def test_equals_a_stable_sort(weights: list[float], ratio: float) -> None:
     assert torch.equal(mask, expected)
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("rule", [lambda weights, ratio, _: keep_mask(weights, ratio), random_mask])
 @given(
     weights=st.lists(st.floats(-5, 5, width=16), min_size=1, max_size=50),
     ratios=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 2**40),
 )
-def test_exact_count_and_nesting(name: str, weights: list[float], ratios: tuple[float, float], seed: int) -> None:
+def test_exact_count_and_nesting(rule: Rule, weights: list[float], ratios: tuple[float, float], seed: int) -> None:
     flat = torch.tensor(weights, dtype=torch.float32)
-    small, large = (pruner(name)(flat, ratio, torch.Generator().manual_seed(seed)) for ratio in sorted(ratios))
+    small, large = (rule(flat, ratio, torch.Generator().manual_seed(seed)) for ratio in sorted(ratios))
     assert int((~large).sum()) == pruned_count(max(ratios), len(flat))
     assert not (large & ~small).any()
 
@@ -107,10 +111,10 @@ def test_arrays_broadcast() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", PRUNERS)
-def test_not_finite_weights_are_refused(name: str, bad: float) -> None:
-    with pytest.raises(InputError, match="at index 1"):
-        pruner(name)(torch.tensor([1.0, bad, 2.0]), 0.5, torch.Generator().manual_seed(0))
+def test_not_finite_weights_are_refused(bad: float) -> None:
+    for rule in (keep_mask, random_mask):
+        with pytest.raises(InputError, match="at index 1"):
+            rule(torch.tensor([1.0, bad, 2.0]), 0.5)
 
 
 @pytest.mark.parametrize("weights", [torch.ones(2, 2), torch.tensor(1.0), torch.ones(3, dtype=torch.int64)])
@@ -149,12 +153,6 @@ def test_random_is_seeded_uniform_and_local() -> None:
         random_mask(weights, 0.25)
 
 
-def test_registry() -> None:
-    assert set(PRUNERS) == {"magnitude", "random"}
-    with pytest.raises(InputError, match="did you mean 'magnitude'"):
-        pruner("magnitud")
-
-
 @given(
     weights=st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -2.0]), min_size=1, max_size=60),
     ratio=st.floats(0.0, 1.0),
@@ -163,3 +161,17 @@ def test_one_ranking_serves_every_ratio(weights: list[float], ratio: float) -> N
     vector = torch.tensor(weights)
     ranked = prune_rank(vector) >= pruned_count(ratio, len(weights))
     assert torch.equal(ranked, keep_mask(vector, ratio))
+
+
+@given(
+    keys=st.lists(st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 0.5, 3.0, np.inf]), min_size=1, max_size=30),
+    share=st.floats(0.0, 1.0),
+    kind=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_lowest_equals_a_stable_sort_whatever_the_type(keys: list[float], share: float, kind: torch.dtype) -> None:
+    vector = torch.tensor(keys, dtype=kind)
+    count = int(share * len(keys))
+    expected = torch.ones(len(keys), dtype=torch.bool)
+    expected[torch.sort(vector, stable=True).indices[:count]] = False
+    assert torch.equal(lowest(vector, count), expected)
+    assert torch.equal(lowest(vector, count, sort_keys(vector)), expected)
