@@ -43,7 +43,7 @@ $(STAMP):
 	    echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 	@pwd > $(VENV)/.place
 	@$(PY) -m pip install --disable-pip-version-check --no-input --progress-bar off \
-	    -c constraints.txt -e '.[dev,ipopt,minilm,moo,scip,sionna]' >$(VENV)/pip.log 2>&1 || { \
+	    -c constraints.txt -e '.[dev,ipopt,minilm,moo,pruning,scip,sionna]' >$(VENV)/pip.log 2>&1 || { \
 	    tail -n 20 $(VENV)/pip.log >&2; \
 	    echo "error: installing into $(VENV) failed (all of it: $(VENV)/pip.log); 'make setup' tries again" >&2; \
 	    exit 1; }

@@ -227,11 +227,22 @@ def train(
         int | None, typer.Option(help="Rounds (those of the scenario's bound); epochs of an autoencoder (its own).")
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="mlp or cnn (the one of the scenario's sizes); autoencoder or minilm.")
+        str | None, typer.Option(help="A network of 'jointopt list' (the one of the scenario's sizes).")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration of the partition (0.5).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of partition, start, batches, channels and quantizer.")] = 0,
     learning_rate: Annotated[float | None, typer.Option(help="Step size (that of the scenario's bound).")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="fedsgd (default), fedavg, fedprox:proximal=0.1, ...")] = None,
+    local_steps: Annotated[int | None, typer.Option(help="Local steps a round (1).")] = None,
+    pruner: Annotated[str | None, typer.Option(help="magnitude (default), channel-magnitude, gmp:every=5, ...")] = None,
+    codec: Annotated[str | None, typer.Option(help="uniform (default), qsgd, sign, ternary:density=0.01, raw.")] = None,
+    aggregation: Annotated[str | None, typer.Option(help="received, unbiased or holders.")] = None,
+    server: Annotated[str | None, typer.Option(help="sgd (default), momentum:beta=0.9, adam.")] = None,
+    clock: Annotated[
+        str | None, typer.Option(help="synchronous (default), asynchronous, interval:seconds=2, ...")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder for checkpoints; goes on from the newest.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Rounds between checkpoints (10).")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of the data set's files, or of MiniLM's.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder where a trained autoencoder is kept.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the run there.")] = None,
@@ -249,11 +260,23 @@ def train(
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds: {rounds} must be at least 1")
     federated = isinstance(system, System)
+    how = {
+        "learning_rate": learning_rate,
+        "algorithm": _part(algorithm),
+        "local_steps": local_steps,
+        "pruner": _part(pruner),
+        "codec": _part(codec),
+        "aggregation": aggregation,
+        "server": _part(server),
+        "clock": _part(clock),
+        "checkpoint": checkpoint,
+        "checkpoint_every": checkpoint_every,
+    }
     if federated:
         foreign: dict[str, Any] = {"--cache": cache}
         why = "keeps autoencoders of split inference; this decision is one of federated learning"
     else:
-        foreign = {"--alpha": alpha, "--learning-rate": learning_rate}
+        foreign = {"--alpha": alpha} | {f"--{name.replace('_', '-')}": given for name, given in how.items()}
         why = "is about federated training; this decision is one of split inference"
     for option, given in foreign.items():
         if given is not None:
@@ -261,13 +284,30 @@ def train(
     if saved.get("status") == "infeasible":
         err.print("note: this decision exceeds some budgets (its status is 'infeasible')", highlight=False)
     if federated:
-        status = _train_federated(
-            chosen, system, saved, data, rounds, network, alpha, seed, learning_rate, folder, json, plot
-        )
+        status = _train_federated(chosen, system, saved, data, rounds, network, alpha, seed, how, folder, json, plot)
     else:
         status = _carry_out(chosen, system, saved, data, rounds, network, seed, folder, cache, json, plot)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def _part(text: str | None) -> Any:
+    """Read "name" or "name:option=value,option=value"."""
+    from json import loads
+
+    if text is None or ":" not in text:
+        return text
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for piece in rest.split(","):
+        key, equals, value = piece.partition("=")
+        if not (equals and key.strip()):
+            raise InputError(f"'{text}': expected name:option=value,option=value, found '{piece}'")
+        try:
+            options[key.strip()] = loads(value)
+        except ValueError:
+            options[key.strip()] = value.strip()
+    return {"name": name, **options}
 
 
 def _train_federated(
@@ -279,7 +319,7 @@ def _train_federated(
     network: str | None,
     alpha: float | None,
     seed: int,
-    learning_rate: float | None,
+    how: dict[str, Any],
     folder: Path | None,
     json: Path | None,
     plot: Path | None,
@@ -298,8 +338,8 @@ def _train_federated(
             system=system,
             rounds=rounds,
             seed=seed,
-            learning_rate=learning_rate,
             callback=lambda row: step(_row(row)),
+            **{name: value for name, value in how.items() if value is not None},
         )
     _print(result.summary())
     if json is not None:
@@ -428,6 +468,9 @@ def list_() -> None:
     data.add_column("where")
     data.add_row("digits", "comes with scikit-learn")
     data.add_row("fashion-mnist", _fashion())
+    data.add_row("cifar10", "official Python batches in --folder; give a scenario of your own")
+    data.add_row("femnist", "LEAF JSON in --folder; give a scenario of your own")
+    data.add_row("images", "folders of images in --folder; give a scenario of your own")
     networks = Table(title="networks of split inference, whose sizes sampled scenarios have")
     for column in ("name", "layers", "weights", "real network"):
         networks.add_column(column)
@@ -438,7 +481,32 @@ def list_() -> None:
     for name, make in systems.NETWORKS.items():
         section = make()
         networks.add_row(name, str(section.layers), f"{section.parameters.sum():.0f}", _escape(real.get(name, "-")))
-    out.print(data, networks)
+    out.print(data, networks, _training_parts())
+
+
+def _training_parts() -> Table:
+    from jointopt.federated.aggregation import AGGREGATIONS, SERVERS
+    from jointopt.federated.clocks import CLOCKS
+    from jointopt.federated.codecs import CODECS
+    from jointopt.federated.networks import NETWORKS
+    from jointopt.federated.rules import ALGORITHMS
+    from jointopt.pruning import PRUNERS
+
+    table = Table(title="parts of federated training")
+    table.add_column("part")
+    table.add_column("names")
+    parts = {
+        "network": NETWORKS,
+        "algorithm": ALGORITHMS,
+        "pruner": PRUNERS,
+        "codec": CODECS,
+        "aggregation": AGGREGATIONS,
+        "server": SERVERS,
+        "clock": CLOCKS,
+    }
+    for part, names in parts.items():
+        table.add_row(part, ", ".join(names))
+    return table
 
 
 def _fashion() -> str:

@@ -1,8 +1,9 @@
-"""Federated learning: tasks, networks, gradient quantization, simulated training rounds and what they cost."""
+"""Federated learning: tasks, networks, codecs, simulated training rounds and what they cost."""
 
 from jointopt.federated.generalization import GradientGaps, measure_generalization, measure_gradient_gaps
+from jointopt.federated.outcome import Curve, TrainingResult
 from jointopt.federated.task import Task
-from jointopt.federated.training import Curve, TrainingResult, train
+from jointopt.federated.training import train
 from jointopt.federated.warmup import measure_constants
 
 __all__ = [

@@ -22,7 +22,9 @@ from torch.nn.functional import cross_entropy
 
 from jointopt.data import Dataset, load, partition
 from jointopt.errors import InputError
-from jointopt.federated.networks import build, cnn, count_parameters, prunable
+from jointopt.federated.ledger import BUFFER_BITS
+from jointopt.federated.networks import build, cnn, count_parameters
+from jointopt.pruning.layout import Layout
 from jointopt.system import System
 
 __all__ = ["Losses", "Task"]
@@ -31,7 +33,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps the network's outputs and the labels of some samples to the mean loss over these samples."""
 
 _CHUNK = 4096
-"""Most samples in one pass, for the memory of wide layers."""
+"""Most samples in one pass."""
+_MEMORY = 2**25
+"""Most bytes of layers' outputs in one pass: more is slower, since they leave the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +69,30 @@ class Task:
     loss: Loss = field(default=cross_entropy, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.parts or any(len(part) == 0 for part in self.parts):
-            raise InputError("task: every device needs at least one sample")
+        if not self.parts:
+            raise InputError("task: needs at least one device")
+        for device, part in enumerate(self.parts):
+            if len(part) == 0:
+                raise InputError(f"task: device {device} holds no sample; every device needs at least one")
         if self.batch_size is not None and (isinstance(self.batch_size, bool) or operator.index(self.batch_size) < 1):
             raise InputError(f"task: batch_size must be a whole number of at least 1, found {self.batch_size!r}")
-        if any(True for _ in self.module.buffers()):
-            # The server would have to merge them, and no cost or bound covers that.
-            raise InputError("task: networks with buffers (such as batch normalisation) are not supported")
         if self.parameters == 0:
             raise InputError("task: the network has no linear or convolution layer, so nothing could be pruned")
+        self._check_network()
+
+    def _check_network(self) -> None:
+        """Let the network try one sample, so that what does not fit is said before any work starts."""
+        example = self.data.train_inputs[:1]
+        try:
+            with torch.no_grad():
+                outputs = deepcopy(self.module).cpu().eval()(example)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise InputError(f"task: the network cannot take inputs of shape {list(example.shape)}: {error}") from error
+        if self.loss is cross_entropy and (outputs.ndim < 2 or outputs.shape[1] < self.data.classes):
+            raise InputError(
+                f"task: the network has outputs of shape {list(outputs.shape)}, but '{self.data.name}' has "
+                f"{self.data.classes} classes"
+            )
 
     @classmethod
     def make(
@@ -84,6 +103,7 @@ class Task:
         alpha: float = 0.5,
         scheme: str = "dirichlet",
         sizes: ArrayLike | None = None,
+        shards: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
@@ -95,18 +115,18 @@ class Task:
         Parameters
         ----------
         data
-            "digits", "fashion-mnist" (see `jointopt.data.load`) or a `Dataset`.
+            "digits", "fashion-mnist", "cifar10", "femnist" (see `jointopt.data.load`) or a `Dataset`.
         network
-            "mlp" or "cnn" (see `jointopt.federated.networks.build`), or a module, whose present weights are
-            the initial ones.
-        devices, alpha, scheme, sizes
+            "mlp", "cnn", "lenet", "resnet8", "resnet18" or "transformer" (see `jointopt.federated.networks.build`), or
+            a module, whose present weights are the initial ones.
+        devices, alpha, scheme, sizes, shards
             The split over the devices (see `jointopt.data.partition`).
         batch_size
             Samples per local step; all of a device's samples when not given.
         seed
             Seed of the split and of the initial weights.
         folder
-            Where the files of "fashion-mnist" are.
+            Where the data set's files are.
         loss
             ``loss(outputs, labels)``, the mean over the samples given; the cross entropy by default.
         **options
@@ -118,7 +138,17 @@ class Task:
             An argument is out of its range, or data or network are not known.
         """
         dataset = load(data, folder) if isinstance(data, str) else data
-        parts = partition(dataset.train_labels, devices, scheme=scheme, alpha=alpha, sizes=sizes, seed=seed, minimum=1)
+        parts = partition(
+            dataset.train_labels,
+            devices,
+            scheme=scheme,
+            alpha=alpha,
+            sizes=sizes,
+            shards=shards,
+            writers=dataset.writers,
+            seed=seed,
+            minimum=1,
+        )
         if isinstance(network, str):
             module = build(network, dataset.inputs_shape, dataset.classes, seed, **options)
         else:
@@ -130,7 +160,7 @@ class Task:
             batch_size=batch_size,
             network=network if isinstance(network, str) else "custom",
             scheme=scheme,
-            alpha=float(alpha) if scheme == "dirichlet" else None,
+            alpha=float(alpha) if scheme in ("dirichlet", "quantity") else None,
             seed=int(seed),
             loss=loss,
         )
@@ -217,6 +247,11 @@ class Task:
         """Parameters that are never pruned: biases, normalisation."""
         return count_parameters(self.module)[1]
 
+    @property
+    def buffers(self) -> int:
+        """Running statistics (of batch normalisation) that travel beside the parameters, as float32 each."""
+        return Layout.of(self.module).buffer_size
+
     def check(self, system: System) -> None:
         """Refuse a system that is not about this task.
 
@@ -251,6 +286,11 @@ class Task:
                 f"other parameters, the scenario's learner has {want[0]} and {want[1]}; "
                 f"{fitting}{cure}"
             )
+        if learner.header_bits < BUFFER_BITS * self.buffers:
+            raise InputError(
+                f"task: {self.buffers} running statistics of the network travel with every payload, "
+                f"{BUFFER_BITS} bits each, but learner.header_bits is {learner.header_bits:g}; {cure}"
+            )
         if self.batch_size != learner.batch_size:
             raise InputError(
                 f"task: batch_size is {self.batch_size}, the scenario's learner has {learner.batch_size} "
@@ -277,53 +317,65 @@ class Losses:
     ----------
     start : Tensor [P]
         The task's initial weights, float32, in the order of ``named_parameters()``.
+    start_buffers : Tensor [B]
+        The network's running statistics at first.
     prunable : Tensor [P]
-        Which of them may be pruned, bool.
+        Which of the weights may be pruned, bool.
+    layout : Layout
+        Where each parameter is.
+    module, loss
+        The task's.
+    inputs, labels : tensors
+        All training samples that a device holds, in the order of the devices.
+    slices : list of slices
+        Where each device's samples are.
     """
 
-    def __init__(self, task: Task) -> None:
-        parameters = dict(task.module.named_parameters())
-        may = prunable(task.module)
-        self._module = task.module
-        self._loss = task.loss
-        self._names = list(parameters)
-        self._shapes = [parameter.shape for parameter in parameters.values()]
-        self._sizes = [parameter.numel() for parameter in parameters.values()]
-        self.start = torch.cat([p.detach().reshape(-1).to(torch.float32) for p in parameters.values()])
-        self.prunable = torch.cat([torch.full((parameters[n].numel(),), may[n]) for n in self._names])
+    def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
+        self.layout = Layout.of(task.module)
+        self.module, self.loss = task.module, task.loss
+        self._module = deepcopy(task.module).to(device).eval()
+        self.start = Layout.flatten(task.module).to(device)
+        self.start_buffers = Layout.flatten_buffers(task.module).to(device)
+        self.prunable = self.layout.prunable_mask().to(device)
         # One copy in the order of the devices, so that a device's data are a slice, not a gather every round.
         order = torch.from_numpy(np.concatenate(task.parts))
-        self._inputs, self._labels = task.data.train_inputs[order], task.data.train_labels[order]
+        self.inputs = task.data.train_inputs[order].to(device)
+        self.labels = task.data.train_labels[order].to(device)
         ends = np.cumsum(task.samples)
-        self._slices = [slice(int(end - n), int(end)) for end, n in zip(ends, task.samples, strict=True)]
-        self._test = task.data.test_inputs, task.data.test_labels
+        self.slices = [slice(int(end - n), int(end)) for end, n in zip(ends, task.samples, strict=True)]
+        self._test = task.data.test_inputs.to(device), task.data.test_labels.to(device)
+        self._chunk = _chunk(self._module, self.inputs[:1])
 
-    def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        """Return the network's outputs with the flat weights, differentiable in them."""
-        pieces = weights.split(self._sizes)
-        named = {n: p.view(s) for n, p, s in zip(self._names, pieces, self._shapes, strict=True)}
+    def outputs(self, weights: Tensor, inputs: Tensor, buffers: Tensor | None = None) -> Tensor:
+        """Return the network's outputs with the flat weights, differentiable in them; running statistics are used."""
+        named = self.layout.split(weights)
+        if self.layout.buffers:
+            named |= self.layout.split_buffers(self.start_buffers if buffers is None else buffers)
         result: Tensor = functional_call(self._module, named, (inputs,))
         return result
 
     def samples_of(self, device: int) -> tuple[Tensor, Tensor]:
         """Return inputs and labels of a device."""
-        where = self._slices[device]
-        return self._inputs[where], self._labels[where]
+        where = self.slices[device]
+        return self.inputs[where], self.labels[where]
 
-    def sample_loss(self, weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    def sample_loss(self, weights: Tensor, inputs: Tensor, labels: Tensor, buffers: Tensor | None = None) -> Tensor:
         """Return the mean loss over some samples, differentiable in the weights."""
-        return self._loss(self.outputs(weights, inputs), labels)
+        return self.loss(self.outputs(weights, inputs, buffers), labels)
 
-    def _gradient(self, weights: Tensor, inputs: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    def _gradient(
+        self, weights: Tensor, inputs: Tensor, labels: Tensor, buffers: Tensor | None = None
+    ) -> tuple[float, Tensor]:
         leaf = weights.detach().requires_grad_()
         count = len(labels)
-        if count <= _CHUNK:
-            loss = self.sample_loss(leaf, inputs, labels)
+        if count <= self._chunk:
+            loss = self.sample_loss(leaf, inputs, labels, buffers)
             return float(loss.detach()), torch.autograd.grad(loss, leaf)[0]
         value, total = 0.0, torch.zeros_like(weights, dtype=torch.float64)
-        for start in range(0, count, _CHUNK):
-            some = slice(start, start + _CHUNK)
-            loss = self.sample_loss(leaf, inputs[some], labels[some])
+        for start in range(0, count, self._chunk):
+            some = slice(start, start + self._chunk)
+            loss = self.sample_loss(leaf, inputs[some], labels[some], buffers)
             share = len(labels[some]) / count
             value += share * float(loss.detach())
             total += share * torch.autograd.grad(loss, leaf)[0]
@@ -339,18 +391,39 @@ class Losses:
             inputs, labels = inputs[index], labels[index]
         return self._gradient(weights, inputs, labels)
 
-    def global_gradient(self, weights: Tensor) -> tuple[float, Tensor]:
+    def global_gradient(self, weights: Tensor, buffers: Tensor | None = None) -> tuple[float, Tensor]:
         """Return F and its gradient [P] over the samples of all devices."""
-        return self._gradient(weights, self._inputs, self._labels)
+        return self._gradient(weights, self.inputs, self.labels, buffers)
 
     @torch.no_grad()
-    def test(self, weights: Tensor) -> tuple[float, float]:
+    def test(self, weights: Tensor, buffers: Tensor | None = None) -> tuple[float, float]:
         """Return mean loss and accuracy on the test data; an output's class is its largest entry."""
         inputs, labels = self._test
         loss, right = 0.0, 0
-        for start in range(0, len(labels), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            outputs = self.outputs(weights, inputs[some])
-            loss += float(self._loss(outputs, labels[some])) * len(labels[some])
+        for start in range(0, len(labels), self._chunk):
+            some = slice(start, start + self._chunk)
+            outputs = self.outputs(weights, inputs[some], buffers)
+            loss += float(self.loss(outputs, labels[some])) * len(labels[some])
             right += int((outputs.argmax(dim=1) == labels[some]).sum())
         return loss / len(labels), right / len(labels)
+
+
+def _chunk(module: nn.Module, example: Tensor) -> int:
+    """Return how many samples to pass at once, so that what autograd keeps stays below `_MEMORY`."""
+    if len(example) == 0:
+        return _CHUNK
+    entries = 0
+
+    def count(_: nn.Module, __: object, output: object) -> None:
+        nonlocal entries
+        entries += output.numel() if isinstance(output, Tensor) else 0
+
+    leaves = [layer for layer in module.modules() if not any(True for _ in layer.children())]
+    handles = [layer.register_forward_hook(count) for layer in leaves]
+    try:
+        with torch.no_grad():
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(16, min(_CHUNK, _MEMORY // max(4 * entries, 1)))

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from jointopt.data import Dataset
+from jointopt.federated.aggregation import SERVERS, aggregation
+from jointopt.federated.clocks import CLOCKS
+from jointopt.federated.codecs import codec
+from jointopt.federated.loop import Loop, Plan
+from jointopt.federated.plan import trainable
+from jointopt.federated.rules import ALGORITHMS
 from jointopt.federated.task import Task
+from jointopt.pruning import pruner
 from jointopt.system import Bound, Devices, Learner, Radio, System
 
 
@@ -89,6 +96,37 @@ def system_for() -> Callable[..., System]:
             ),
         )
         return system.with_(**changes) if changes else system
+
+    return make
+
+
+@pytest.fixture
+def loop_for() -> Callable[..., Loop]:
+    """The state of a run with the default parts; fields of the plan changed by name."""
+
+    def make(decision: Any, system: System, task: Task, **changes: Any) -> Loop:
+        carried_out = trainable(decision, system)
+        parts: dict[str, Any] = {
+            "rounds": 10,
+            "learning_rate": 0.1,
+            "local_steps": 1,
+            "seed": 0,
+            "rule": ALGORITHMS.make("fedsgd"),
+            "aggregation": aggregation("received"),
+            "server": SERVERS.make("sgd"),
+            "clock": CLOCKS.make("synchronous"),
+            "codec": codec("uniform"),
+            "pruner": pruner("magnitude"),
+            "error_feedback": False,
+            "delays": "booked",
+            "participation": len(system),
+            "dropout": np.zeros(len(system)),
+            "engine": "auto",
+            "device": torch.device("cpu"),
+            "precision": "float32",
+            "evidence_samples": 64,
+        }
+        return Loop(carried_out, system, task, Plan(**{**parts, **changes}))
 
     return make
 

@@ -11,10 +11,11 @@ import torch
 
 from jointopt.decision import Decision
 from jointopt.errors import JointoptError
+from jointopt.federated.codecs import Uniform
 from jointopt.federated.ledger import Ledger, round_cost
-from jointopt.federated.quantizer import encode
+from jointopt.federated.plan import trainable
 from jointopt.federated.task import Task
-from jointopt.federated.training import train, trainable
+from jointopt.federated.training import train
 from jointopt.problems.ltfl import LTFL
 from jointopt.system import System
 
@@ -81,15 +82,15 @@ def test_ratio_just_above_the_maximum_is_kept(digits: Task, system_for: Callable
 
 
 def test_real_payload_is_checked(digits: Task, system_for: Callable[..., System]) -> None:
-    for changes in ({}, {"mask_encoding": "indices"}, {"mask_encoding": "bitmap", "header_bits": 7.0}):
+    mask = 2368 * 13  # ceil(log2 4736) bits for every kept weight
+    for changes, masked in (({}, 0), ({"mask_encoding": "indices"}, mask), ({"header_bits": 7.0}, 0)):
         system = system_for(digits, **changes)
         ledger = Ledger(system, trainable(MIXED, system))
         entries = torch.zeros(2368 + 74)
-        ledger.check_payload(2, encode(entries, 8, torch.Generator()))
-        with pytest.raises(JointoptError, match="device 2 sent"):
-            ledger.check_payload(2, encode(entries[1:], 8, torch.Generator()))
-        with pytest.raises(JointoptError, match="device 2 sent"):
-            ledger.check_payload(2, encode(entries, 9, torch.Generator()))
+        ledger.check_payload(2, Uniform().encode(entries, 8, torch.Generator()).bits, masked)
+        for wrong, bits, more in ((entries[1:], 8, 0), (entries, 9, 0), (entries, 8, 1)):
+            with pytest.raises(JointoptError, match="device 2 sent"):
+                ledger.check_payload(2, Uniform().encode(wrong, bits, torch.Generator()).bits, masked + more)
 
 
 def test_faded_costs_and_counts(digits: Task, system_for: Callable[..., System]) -> None:

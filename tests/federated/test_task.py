@@ -93,12 +93,32 @@ def test_for_system_refuses_too_few_samples_and_other_networks(digits: Task, sys
 
 
 def test_unsuitable_modules_are_refused() -> None:
-    with pytest.raises(InputError, match="buffers"):
-        Task.make(network=nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)), devices=2)
     with pytest.raises(InputError, match="nothing could be pruned"):
         Task.make(network=nn.PReLU(), devices=2)
     with pytest.raises(InputError, match="batch_size"):
         Task.make(devices=2, batch_size=0)
+    with pytest.raises(InputError, match=r"outputs of shape \[1, 5\], but 'digits' has 10 classes"):
+        Task.make(network=nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), devices=2)
+    with pytest.raises(InputError, match=r"cannot take inputs of shape \[1, 1, 8, 8\]: mat1 and mat2"):
+        Task.make(network=nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), devices=2)
+
+
+def test_a_device_without_data_is_named(digits: Task) -> None:
+    with pytest.raises(InputError, match="device 1 holds no sample"):
+        Task(data=digits.data, module=digits.module, parts=(np.arange(5), np.arange(0)))
+
+
+def test_running_statistics_travel_with_every_payload(system_for: Callable[..., System]) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    task = Task.make(network=network, devices=2)
+    assert (task.parameters, task.unpruned_parameters, task.buffers) == (640, 138, 128)
+    with pytest.raises(InputError, match=r"128 running statistics .* learner.header_bits is 64; System.from_task"):
+        task.check(system_for(task))
+    task.check(system_for(task, header_bits=64 + 32 * 128))
+    template = system_for(Task.make(network=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), devices=2))
+    system = System.from_task(task, template=template)
+    assert system.learner.header_bits == 64 + 32 * 128
+    task.check(system)
 
 
 def test_gradients_agree_with_autograd_on_the_module(digits: Task, monkeypatch: pytest.MonkeyPatch) -> None:

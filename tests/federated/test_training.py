@@ -16,8 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError
+from jointopt.federated.codecs import Uniform
+from jointopt.federated.loop import Loop
+from jointopt.federated.plan import trainable
+from jointopt.federated.streams import stream, torch_stream
 from jointopt.federated.task import Task
-from jointopt.federated.training import _Loop, stream, torch_stream, train, trainable
+from jointopt.federated.training import train
 from jointopt.federated.warmup import measure_constants
 from jointopt.files import atomic_write
 from jointopt.problems.ltfl import LTFL
@@ -37,18 +41,13 @@ def by_hand(
     target: NDArray[np.float64],
     pruned: int,
     bits: int,
-    draws: NDArray[np.float64],
+    generator: torch.Generator,
 ) -> NDArray[np.float64]:
     """What a device with F_u = ||w - target||^2/2 sends, zeros where pruned."""
     keep = np.ones(len(weights), dtype=bool)
     keep[np.argsort(np.abs(weights), kind="stable")[:pruned]] = False
     entries = (np.where(keep, weights, 0.0) - target)[keep]
-    if bits < 32:
-        low, high = entries.min(), entries.max()
-        step = (high - low) / (2**bits - 1)
-        position = (entries - low) / step
-        below = np.minimum(np.floor(position), 2**bits - 2)
-        entries = low + step * (below + (draws[: len(entries)] < position - below))
+    entries = Uniform().simulate(torch.from_numpy(entries.astype(np.float32)), bits, generator).numpy()
     out = np.zeros(len(weights))
     out[keep] = entries
     return out
@@ -71,9 +70,8 @@ def test_one_round_of_two_devices_by_hand(
         arrived = ~result.ledger.lost[0]
         total, count = np.zeros(5), 0.0
         for u, (pruned, bits, size) in enumerate([(2, 2, 2), (1, 3, 5)]):
-            draws = torch.rand(5, dtype=torch.float64, generator=torch_stream(seed, "quantizer", 1, u)).numpy()
             if arrived[u]:
-                total += size * by_hand(start, targets[u], pruned, bits, draws)
+                total += size * by_hand(start, targets[u], pruned, bits, torch_stream(seed, "quantizer", 1, u))
                 count += size
         expected = start - 0.1 * total / count if count else start
         np.testing.assert_allclose(result.weights, expected, rtol=1e-6)
@@ -169,10 +167,10 @@ def test_minibatches_are_drawn_and_seeded(system_for: Callable[..., System]) -> 
     ],
 )
 def test_losses_follow_the_packet_error(
-    digits: Task, system_for: Callable[..., System], changes: dict[str, Any]
+    digits: Task, system_for: Callable[..., System], loop_for: Callable[..., Loop], changes: dict[str, Any]
 ) -> None:
     system = system_for(digits, gain=np.geomspace(2e-14, 1e-15, 6), **changes)
-    loop = _Loop(trainable(MODERATE, system), system, digits, learning_rate=0.1, local_steps=1, seed=5)
+    loop = loop_for(MODERATE, system, digits, seed=5)
     rounds = 4000
     drawn = [loop.draw_channel(t) for t in range(rounds)]
     lost = np.mean([lost for _, lost in drawn], axis=0)
@@ -310,7 +308,7 @@ def test_interrupt_in_the_first_round(
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Loop, "send", interrupt)
+    monkeypatch.setattr(Loop, "send", interrupt)
     result = train(MODERATE, system_for(digits), digits, rounds=10)
     assert (result.status, result.rows, len(result.ledger)) == ("interrupted", [], 0)
     assert result.final_accuracy is None
@@ -391,7 +389,7 @@ def test_accuracy_against_cost(digits: Task, system_for: Callable[..., System]) 
         ({"power": np.full((2, 6), 0.1)}, "batch of shape"),
         ({"pruning_ratio": 0.95}, r"pruning_ratio\[device 0\]: 0.95 must lie in 0 .. 0.9"),
         ({"pruning_ratio": -0.1}, "must lie in"),
-        ({"bits": 20}, "1 .. 16, or 32"),
+        ({"bits": 25}, "1 .. 24 or 32"),
         ({"bits": 6.5}, "whole number"),
         ({"bitz": 6}, "did you mean 'bits'"),
         ({"selected": 0}, "no device takes part"),
@@ -444,16 +442,20 @@ def test_torch_decisions_and_left_out_devices(digits: Task, system_for: Callable
     json.dumps(some.to_dict(), allow_nan=False)
 
 
-def test_masks_are_those_of_the_pruning_rule(digits: Task, system_for: Callable[..., System]) -> None:
+def test_masks_are_those_of_the_pruning_rule(
+    digits: Task, system_for: Callable[..., System], loop_for: Callable[..., Loop]
+) -> None:
     system = system_for(digits)
     decision = trainable({**MODERATE, "pruning_ratio": np.linspace(0, 0.9, 6)}, system)
-    loop = _Loop(decision, system, digits, learning_rate=0.1, local_steps=1, seed=0)
+    loop = loop_for(decision, system, digits)
     weights = loop.weights[loop.losses.prunable]
-    rank = loop.rank()
-    for u in range(6):
-        keep = rank >= loop.pruned[u]
-        assert torch.equal(keep[loop.losses.prunable], keep_mask(weights, decision["pruning_ratio"][u]))
-        assert bool(keep[~loop.losses.prunable].all())
+    loop.step()
+    assert loop.cutting.mask(0) is None  # nothing is pruned there
+    for u in range(1, 6):
+        mask = loop.cutting.mask(u)
+        assert mask is not None
+        assert torch.equal(mask.keep[loop.losses.prunable], keep_mask(weights, decision["pruning_ratio"][u]))
+        assert bool(mask.keep[~loop.losses.prunable].all())
 
 
 # Designs that choose other variables ------------------------------------------------------------------------
@@ -520,8 +522,8 @@ def test_without_packet_errors_nothing_is_lost(digits: Task, system_for: Callabl
 
 
 def test_raw_width_that_training_does_not_know(digits: Task, system_for: Callable[..., System]) -> None:
-    with pytest.raises(InputError, match=r"learner\.bits_max: 24 bits are sent where the decision names none"):
-        train(PARTIAL, system_for(digits, bits_max=24), digits)
+    with pytest.raises(InputError, match=r"learner\.bits_max: 28 bits are sent where the decision names none"):
+        train(PARTIAL, system_for(digits, bits_max=28), digits)
     with pytest.raises(InputError, match=r"bandwidth\[device 2\]: 0.0 must be above 0"):
         train({**PARTIAL, "bandwidth": [1e5, 0, 0, 0, 1e5, 0]}, system_for(digits, bits_max=32), digits)
     with pytest.raises(InputError, match="'power' is missing"):

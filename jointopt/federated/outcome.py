@@ -1,0 +1,223 @@
+"""What a training run did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy, deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from jointopt._version import __version__
+from jointopt.decision import Decision
+from jointopt.errors import InputError
+from jointopt.federated.ledger import Ledger
+from jointopt.federated.task import Task
+from jointopt.files import write_json
+from jointopt.pruning.layout import Layout
+from jointopt.pruning.mask import Mask
+from jointopt.system import System
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SCHEMA", "Curve", "Status", "TrainingResult"]
+
+SCHEMA = "jointopt.training/1"
+
+Status = Literal["completed", "interrupted", "diverged"]
+
+
+class Curve:
+    """What can be read off the rows of a run."""
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def final_accuracy(self) -> float | None:
+        """Test accuracy last evaluated, None if never."""
+        return next((r["test_accuracy"] for r in reversed(self.rows) if r["test_accuracy"] is not None), None)
+
+    def accuracy_at(self, *, energy: float | None = None, delay: float | None = None) -> float | None:
+        """Return the test accuracy last evaluated within a total energy [J] or delay [s]; None if none."""
+        if (energy is None) == (delay is None):
+            raise InputError("accuracy_at: give energy or delay, one of them")
+        key, most = ("cumulative_energy", energy) if delay is None else ("cumulative_delay", delay)
+        assert most is not None
+        # a running total may exceed the amount it was summed up to by rounding
+        most *= 1.0 + 1e-9
+        reached = [r["test_accuracy"] for r in self.rows if r["test_accuracy"] is not None and r[key] <= most]
+        return reached[-1] if reached else None
+
+    def _cost_to(self, accuracy: float, key: str) -> float | None:
+        for row in self.rows:
+            if row["test_accuracy"] is not None and row["test_accuracy"] >= accuracy:
+                return float(row[key])
+        return None
+
+    def energy_to(self, accuracy: float) -> float | None:
+        """Return the energy [J] of all devices until a test accuracy was first evaluated; None if never."""
+        return self._cost_to(accuracy, "cumulative_energy")
+
+    def delay_to(self, accuracy: float) -> float | None:
+        """Return the delay [s] until a test accuracy was first evaluated; None if never."""
+        return self._cost_to(accuracy, "cumulative_delay")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult(Curve):
+    """What a training run did: one row per round, a ledger, the final weights.
+
+    Attributes
+    ----------
+    rows : list of dict
+        One per finished round:
+
+        ``round`` (from 1); ``train_loss``, sum_u pi_u F_u(w_u) over the selected devices, of the pruned
+        models on this round's samples before the update; ``test_loss`` and ``test_accuracy`` of the dense
+        server model after the update, and ``global_loss`` F(w) and ``gradient_norm_squared`` ||grad F(w)||^2
+        of the dense server model before it, over the samples of all devices (None in rounds that are not
+        evaluated); ``round_delay`` [s], the largest of the devices; ``round_energy`` [J], their sum;
+        ``round_bits``; ``cumulative_delay``, ``cumulative_energy``, ``cumulative_bits``; ``received``,
+        packets that arrived; ``violations``, budgets broken by the booked costs.
+    decision : Decision
+        What was carried out: pruning ratios rounded up to whole numbers of weights.
+    ledger : Ledger
+        Costs per round and device.
+    weights : array [parameters]
+        The server's final weights, float32, in the order of the network's ``named_parameters()``.
+    buffers : array [buffers]
+        Its running statistics (of batch normalisation), in the order of ``named_buffers()``.
+    mask : Mask or None
+        What is left where one mask was cut for all; see `module`.
+    status : {"completed", "interrupted", "diverged"}
+        Whatever was done until then is kept; `message` says what happened.
+    """
+
+    system: System
+    decision: Decision
+    rows: list[dict[str, Any]]
+    ledger: Ledger
+    weights: NDArray[np.float32]
+    buffers: NDArray[np.float32]
+    mask: Mask | None
+    status: Status
+    message: str
+    data: str
+    network: str
+    rounds: int
+    algorithm: str
+    learning_rate: float
+    seed: int
+    seconds: float
+    settings: Mapping[str, Any]
+
+    @property
+    def violations(self) -> int:
+        """Budgets broken by the booked costs, counted over devices, both budgets and all rounds."""
+        return sum(int(row["violations"]) for row in self.rows)
+
+    def module(self, task: Task) -> nn.Module:
+        """Return the trained network of the task, really narrower where channels or blocks were pruned for all."""
+        layout = Layout.of(task.module)
+        if len(self.weights) != layout.size:
+            raise InputError(f"task: has {layout.size} parameters, the run trained {len(self.weights)}")
+        module = deepcopy(task.module)
+        with torch.no_grad():
+            parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+            for name, value in layout.split(torch.from_numpy(self.weights)).items():
+                parameters[name].copy_(value)
+            for name, value in layout.split_buffers(torch.from_numpy(self.buffers)).items():
+                buffers[name].copy_(value)
+        if self.mask is None or not self.mask.structured:
+            return module
+        groups = copy(self.mask.groups)
+        groups.module = module
+        return groups.narrow(self.mask.units)
+
+    def __repr__(self) -> str:
+        accuracy = "not evaluated" if self.final_accuracy is None else f"accuracy {self.final_accuracy:.3f}"
+        cost = ""
+        if self.rows:
+            last = self.rows[-1]
+            cost = f", {last['cumulative_energy']:.4g} J, {last['cumulative_delay']:.4g} s"
+        return (
+            f"TrainingResult({self.data}/{self.network}: {self.status}, {len(self.rows)} of {self.rounds} "
+            f"rounds, {accuracy}{cost}, ran {self.seconds:.3g} s)"
+        )
+
+    def summary(self) -> str:
+        """Return the run in words, for reading."""
+        lines = [
+            f"{self.status}: {len(self.rows)} of {self.rounds} rounds of {self.algorithm} on {self.data} "
+            f"with {self.network}, {len(self.system)} devices, seed {self.seed}, {self.seconds:.3g} s"
+        ]
+        if self.message:
+            lines.append(self.message)
+        if not self.rows:
+            return "\n".join(lines)
+        last, ledger = self.rows[-1], self.ledger
+        accuracy = self.final_accuracy
+        lines += [
+            f"test accuracy    {'not evaluated' if accuracy is None else f'{accuracy:.4f}'}",
+            f"training loss    {self.rows[0]['train_loss']:.4g} at first, {last['train_loss']:.4g} at last",
+            f"delay            {last['cumulative_delay']:.4g} s ({last['round_delay']:.4g} s a round)",
+            f"energy           {last['cumulative_energy']:.4g} J ({last['round_energy']:.4g} J a round)",
+            f"bits sent        {last['cumulative_bits']:.4g}",
+        ]
+        sent = int(ledger.sent.sum())
+        lost = int(ledger.lost.sum())
+        lines.append(f"packets lost     {lost} of {sent}" + (f" ({lost / sent:.2%})" if sent else ""))
+        if self.violations:
+            lines.append(f"budgets broken   {ledger.violations} in each round (devices x budgets, booked costs)")
+        else:
+            lines.append("budgets          kept by every device in every round (booked at the ergodic rate)")
+        slow, costly = ledger.faded_delay_exceeded, ledger.faded_energy_exceeded
+        lines.append(
+            f"faded blocks     {slow.sum() / max(sent, 1):.2%} took longer than the delay budget, "
+            f"{costly.sum() / max(sent, 1):.2%} more than the energy budget"
+        )
+        return "\n".join(lines)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per round, the columns of `rows`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, strict JSON: the contract of the saved file (schema "jointopt.training/1")."""
+        totals = {name: values.tolist() for name, values in self.ledger.totals().items()}
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "seed": self.seed,
+            "data": self.data,
+            "network": self.network,
+            "rounds": self.rounds,
+            "algorithm": self.algorithm,
+            "learning_rate": self.learning_rate,
+            "settings": dict(self.settings),
+            "status": self.status,
+            "message": self.message,
+            "seconds": self.seconds,
+            "violations": self.violations,
+            "decision": self.decision.to_dict(),
+            "packet_error": np.where(self.ledger.cost.selected, self.ledger.cost.packet_error, 0.0).tolist(),
+            "rows": [dict(row) for row in self.rows],
+            "ledger": {
+                **totals,
+                "faded_delay_exceeded": self.ledger.faded_delay_exceeded.tolist(),
+                "faded_energy_exceeded": self.ledger.faded_energy_exceeded.tolist(),
+            },
+            "scenario": self.system.to_dict(),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write `to_dict` as JSON, whole or not at all (see `jointopt.files.write_json`)."""
+        return write_json(self.to_dict(), path, devices=len(self.system))
