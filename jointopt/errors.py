@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "JointoptError",
     "MissingExtraError",
+    "NonFiniteError",
     "SolverError",
     "VerificationError",
     "is_real",
@@ -28,6 +29,10 @@ class JointoptError(Exception):
 
 class InputError(JointoptError, ValueError):
     """What the caller gave cannot be used; the message names the field, the device and the value."""
+
+
+class NonFiniteError(InputError):
+    """A number that must be finite is not: bad input where it was given, divergence where it was computed."""
 
 
 class DataError(InputError):

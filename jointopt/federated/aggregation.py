@@ -137,6 +137,10 @@ class ServerRule(ABC):
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
 
+    def start(self) -> None:
+        """Prepare for a run, forgetting any earlier one."""
+        self.state = {}
+
     @abstractmethod
     def step(self, weights: Tensor, gradient: Tensor, learning_rate: float) -> Tensor:
         """Return the next weights, float32 [P]; `gradient` is float64 [P], `learning_rate` that of the devices."""
@@ -210,6 +214,6 @@ SERVERS: Registry[ServerRule] = Registry("server", ServerRule, Sgd, Momentum, Ad
 
 def aggregation(name: str) -> type[Aggregation]:
     """Return an aggregation by name; `InputError` if there is none."""
-    if name not in AGGREGATIONS:
+    if not isinstance(name, str) or name not in AGGREGATIONS:
         raise InputError(f"aggregation: unknown {name!r}{nearest(str(name), AGGREGATIONS)}")
     return AGGREGATIONS[name]

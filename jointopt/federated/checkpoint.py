@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -118,8 +119,12 @@ def load(folder: str | Path) -> Checkpoint | None:
 
 def plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return data as JSON brings it back."""
-    out: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    out: dict[str, Any] = json.loads(json.dumps(data, default=_plainly))
     return out
+
+
+def _plainly(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def difference(one: Any, other: Any, where: str = "") -> str:

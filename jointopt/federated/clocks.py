@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -72,16 +72,38 @@ class Clock(ABC):
 
     def frequency(self, delay: FloatArray) -> FloatArray:
         """Return how often each device takes part, per tick, where every work takes its planned delay [s]."""
+        return self.simulated(delay, lambda devices: delay[devices])
+
+    def simulated(
+        self, delay: FloatArray, draw: Callable[[NDArray[np.int64]], FloatArray], ticks: int = 2_000
+    ) -> FloatArray:
+        """Return how often each device takes part, per tick, found by letting the clock run.
+
+        `delay` [devices] is how long work takes as planned [s]; `draw` returns how long the next work of some devices
+        takes. The clock runs for so many `ticks`, longer where a device takes part less than 20 times in them; what
+        happens in the first 500 is left out.
+
+        Raises
+        ------
+        InputError
+            A device never takes part.
+        """
+        everyone = np.arange(len(delay))
         taken, tick, now = np.zeros(len(delay)), 0, 0.0
-        finish = delay.copy()
-        # what happens at first differs from what happens in the long run
-        settled, least = 1_000, 2_000
-        while tick < settled + least or (taken.min() < 20 and tick < 200_000):
+        finish = draw(everyone).copy()
+        settled, most = 500, 10 * ticks
+        while tick < settled + ticks or (taken.min() < 20 and tick < most):
             event = self.next(now, tick, finish, delay)
             now, tick = event.time, tick + event.ticks
             if tick > settled:
                 taken[event.devices] += 1
-            finish[event.devices] = now + delay[event.devices]
+            again = everyone if self.waits else event.devices
+            finish[again] = now + draw(again)
+        if np.any(taken == 0):
+            u = int(np.argmin(taken))
+            raise InputError(
+                f"clock: '{self.name}' takes no work of device {u}, which needs {delay[u]:.4g} s, in {tick} ticks"
+            )
         return taken / (tick - settled)
 
     def settings(self) -> dict[str, Any]:
@@ -134,7 +156,7 @@ class Asynchronous(Clock):
 
 
 class Buffered(Clock):
-    """The server updates once `size` devices are done; they wait until then (FedBuff).
+    """The server updates once `size` devices are done; they idle until then, then start anew (after FedBuff).
 
     Raises
     ------
@@ -206,8 +228,10 @@ class Tiers(Clock):
     def __init__(self, seconds: float = 1.0, periods: Sequence[int] = (1, 2, 4, 8)) -> None:
         if not (is_real(seconds) and math.isfinite(seconds) and seconds > 0.0):
             raise InputError(f"clock: seconds must be finite and above 0, found {seconds!r}")
+        if not isinstance(periods, Sequence):
+            raise InputError(f"clock: periods must be a sequence of whole numbers, found {periods!r}")
         whole = all(is_whole(p) and p >= 1 for p in periods)
-        if not (periods and whole and all(a < b for a, b in pairwise(periods))):
+        if not (len(periods) and whole and all(a < b for a, b in pairwise(periods))):
             raise InputError(f"clock: periods must be rising whole numbers of at least 1, found {tuple(periods)!r}")
         self.seconds, self.periods = float(seconds), tuple(int(p) for p in periods)
 
@@ -224,7 +248,9 @@ class Tiers(Clock):
     def period(self, delay: FloatArray) -> NDArray[np.int64]:
         """Return every device's period in ticks."""
         periods = np.array(self.periods)
-        return periods[np.searchsorted(periods * self.seconds * (1.0 + _SLACK), delay)]
+        # work that has become slower than the slowest tier (evidence, say) waits for that tier's next turn
+        fitting = np.searchsorted(periods * self.seconds * (1.0 + _SLACK), delay)
+        return periods[np.minimum(fitting, len(periods) - 1)]
 
     def next(self, now: float, tick: int, finish: FloatArray, delay: FloatArray) -> Event:
         """Return the event at the next tick that is due for a tier with work done."""

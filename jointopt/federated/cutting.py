@@ -35,8 +35,10 @@ _HELD = ("kept", "unpruned", "buffers_removed", "mask_bits", "ratio")
 class Cutting:
     """Who holds what; `multiplier` [P] is the factor that hooks put on gradients, None for 1.
 
-    Masks are cut from the server's weights, by the schedule of the pruner, for each device's own ratio. Where the
-    pruner's scope is "global" the server's model is restricted to what some device still holds.
+    Masks are cut from the server's weights, by the schedule of the pruner, for each device's own ratio; a device takes
+    its newest when it starts, so that work in progress is not changed. Where the pruner's scope is "client", a cut that
+    was due while a device was at work, or was not drawn, is made when it starts. Where it is "global", all are cut at
+    once, and the server's model is restricted to what some device may still hold.
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class Cutting:
         self._learner, self._batch = system.learner, system.batch
         self._ratios = np.asarray(decision["pruning_ratio"], dtype=np.float64)
         self.groups = pruner.groups(self._module, losses.inputs[:1].cpu())
+        # what devices work with; what they will take; ratios that are due
         self._masks: dict[int, Mask] = {}
-        self._initial = losses.start
+        self._newest: dict[int, Mask] = {}
+        self._due: dict[int, float] = {}
+        self._initial = losses.start.cpu()
         self.multiplier: Tensor | None = None
         self._held = self._planned()
 
@@ -97,86 +102,100 @@ class Cutting:
         The weights are a new tensor where a hook or a global mask changed them. Evidence is charged to the ledger.
         """
         pruner = self.pruner
+        for u in self._active.tolist():
+            ratio = pruner.schedule.ratio(round_, self._rounds, float(self._ratios[u]))
+            if ratio is not None:
+                self._due[u] = ratio
         # a global mask is everyone's, whoever starts now
         who = self._active if pruner.scope == "global" else starters
-        wanted = {u: pruner.schedule.ratio(round_, self._rounds, float(self._ratios[u])) for u in who.tolist()}
-        cut = [u for u, ratio in wanted.items() if ratio is not None]
-        if not cut and not pruner.hooks:
-            return weights, self._recount()
-        evidence = None
-        if (cut and pruner.mask_needs) or any(hook.needs for hook in pruner.hooks):
-            evidence = self._evidence(weights, buffers, round_, explore)
-        context = HookContext(
-            round_=round_,
-            rounds=self._rounds,
-            weights=weights.clone() if pruner.hooks else weights,
-            initial=self._initial,
-            evidence=evidence,
-            generator=torch_stream(self._seed, "mask", round_, 1),
-        )
-        run_round(pruner.hooks, context)
-        if cut:
-            self._cut(cut, [float(wanted[u]) for u in cut], context, evidence)  # type: ignore[arg-type]
-        self._steer(context)
-        if evidence is not None:
-            self._charge(evidence, ledger)
-        return self.restrict(context.weights), self._recount()
+        cut = {u: self._due.pop(u) for u in who.tolist() if u in self._due}
+        place, plain = weights.device, weights
+        if cut or pruner.hooks:
+            weights = weights.cpu()
+            evidence = None
+            if (cut and pruner.mask_needs) or any(hook.needs for hook in pruner.hooks):
+                evidence = self._evidence(weights, buffers, round_, starters, explore)
+            context = HookContext(
+                round_=round_,
+                rounds=self._rounds,
+                weights=weights.clone() if pruner.hooks else weights,
+                initial=self._initial,
+                evidence=evidence,
+                generator=torch_stream(self._seed, "mask", round_, 1),
+            )
+            run_round(pruner.hooks, context)
+            if cut:
+                self._cut(cut, context, evidence)
+            self._steer(context, place)
+            if evidence is not None:
+                self._charge(evidence, ledger)
+            if pruner.hooks:
+                plain = context.weights.to(place)
+        for u in starters.tolist():
+            if u in self._newest:
+                self._masks[u] = self._newest[u]
+            else:
+                self._masks.pop(u, None)
+        return self.restrict(plain), self._recount()
 
     def _recount(self) -> bool:
         """Count again what devices hold; return whether it has changed."""
         before, self._held = self._held, self._count()
         return any(not np.array_equal(getattr(before, name), getattr(self._held, name)) for name in _HELD)
 
-    def _cut(self, devices: list[int], ratios: list[float], context: HookContext, evidence: Evidence | None) -> None:
+    def _cut(self, ratios: Mapping[int, float], context: HookContext, evidence: Evidence | None) -> None:
         pruner = self.pruner
         dense = Mask.dense(self.groups)
-        old = [self._masks.get(u, dense) for u in devices]
+        old = [self._newest.get(u, dense) for u in ratios]
         new = pruner.masks(
             self.groups,
-            context.weights.cpu(),
-            ratios,
+            context.weights,
+            list(ratios.values()),
             evidence=None if evidence is None else evidence.granted(pruner.mask_needs, pruner.name),
             generator=torch_stream(self._seed, "mask", context.round_),
             previous=old if pruner.persist else None,
         )
         done: dict[tuple[int, int], Mask] = {}
-        for u, before, after in zip(devices, old, new, strict=True):
+        for u, before, after in zip(ratios, old, new, strict=True):
             key = id(before), id(after)
             if key not in done:
                 context.old, context.new = before, after
                 done[key] = run_cut(pruner.hooks, context) or after
             mask = done[key]
             if bool(mask.units.all()):
-                self._masks.pop(u, None)
+                self._newest.pop(u, None)
             else:
-                self._masks[u] = mask
+                self._newest[u] = mask
 
-    def _steer(self, context: HookContext) -> None:
+    def _steer(self, context: HookContext, place: torch.device) -> None:
         hooks = [hook for hook in self.pruner.hooks if type(hook).on_gradient is not Hook.on_gradient]
         if hooks:
             # hooks act on gradients entry by entry, so their effect on ones is their effect
-            self.multiplier = run_gradient(hooks, torch.ones_like(context.weights), context)
+            self.multiplier = run_gradient(hooks, torch.ones_like(context.weights), context).to(place)
 
     def restrict(self, weights: Tensor) -> Tensor:
         """Return the server's weights, 0 where a global mask leaves nobody anything."""
-        if self.pruner.scope != "global" or any(u not in self._masks for u in self._active.tolist()):
+        if self.pruner.scope != "global" or any(u not in self._newest for u in self._active.tolist()):
             return weights
-        distinct = {id(mask): mask for mask in self._masks.values()}.values()
+        distinct = {id(mask): mask for mask in self._newest.values()}.values()
         union = torch.stack([mask.keep for mask in distinct]).any(dim=0)
         return torch.where(union.to(weights.device), weights, 0.0)
 
     def union(self) -> Mask | None:
-        """Return the one mask that everyone has, None where devices differ or are dense."""
-        distinct = {id(self._masks.get(u)): self._masks.get(u) for u in self._active.tolist()}
+        """Return the one mask that everyone has by now, None where devices differ or are dense."""
+        distinct = {id(self._newest.get(u)): self._newest.get(u) for u in self._active.tolist()}
         return next(iter(distinct.values())) if len(distinct) == 1 else None
 
-    def _evidence(self, weights: Tensor, buffers: Tensor, round_: int, explore: Explore) -> Evidence:
+    def _evidence(
+        self, weights: Tensor, buffers: Tensor, round_: int, starters: NDArray[np.int64], explore: Explore
+    ) -> Evidence:
+        """Return evidence from the devices that take the server's model now."""
         module = deepcopy(self._module)
         for name, value in self.losses.layout.split_buffers(buffers.cpu()).items():
             dict(module.named_buffers())[name].copy_(value)
-        order, explorers, trained = self._active, None, None
+        order, explorers, trained = starters, None, None
         if "explorers" in self.pruner.needs:
-            drawn = stream(self._seed, "evidence", round_).permutation(self._active)
+            drawn = stream(self._seed, "evidence", round_).permutation(starters)
             order = np.concatenate([np.sort(drawn[:_EXPLORERS]), np.sort(drawn[_EXPLORERS:])])
             chosen = order[:_EXPLORERS]
             explorers = partial(explore, chosen, round_, _EXPLORER_STEPS)
@@ -194,10 +213,10 @@ class Cutting:
             batches.append(Batch(inputs[rows].cpu(), labels[rows].cpu(), float(count)))
         return Evidence(
             module,
-            weights.cpu(),
+            weights,
             batches,
             self._loss,
-            initial=self._initial.cpu(),
+            initial=self._initial,
             explorers=explorers,
             explorer_samples=trained,
             generator=torch_stream(self._seed, "evidence", round_, 0, 1),
@@ -233,11 +252,13 @@ class Cutting:
         out = {f"held.{name}": torch.from_numpy(np.ascontiguousarray(getattr(self._held, name))) for name in _HELD}
         if self.multiplier is not None:
             out["multiplier"] = self.multiplier
-        distinct = {id(mask): mask for mask in self._masks.values()}
+        distinct = {id(mask): mask for mask in (*self._masks.values(), *self._newest.values())}
         place = {key: i for i, key in enumerate(distinct)}
         out |= {f"units.{place[key]}": mask.units for key, mask in distinct.items()}
-        devices = [(u, place[id(mask)]) for u, mask in sorted(self._masks.items())]
-        out["masks"] = torch.tensor(devices, dtype=torch.int64).reshape(-1, 2)
+        for name, masks in (("masks", self._masks), ("newest", self._newest)):
+            devices = [(u, place[id(mask)]) for u, mask in sorted(masks.items())]
+            out[name] = torch.tensor(devices, dtype=torch.int64).reshape(-1, 2)
+        out["due"] = torch.tensor(sorted(self._due.items()), dtype=torch.float64).reshape(-1, 2)
         for i, hook in enumerate(self.pruner.hooks):
             out |= {f"hook.{i}.{name}": value for name, value in hook.state().items()}
         return out
@@ -245,13 +266,12 @@ class Cutting:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take what `tensors` returned."""
         self._held = Held(**{name: tensors[f"held.{name}"].numpy() for name in _HELD})
-        self.multiplier = tensors.get("multiplier")
-        known: dict[int, Mask] = {}
-        self._masks = {}
-        for u, place in tensors["masks"].tolist():
-            if place not in known:
-                known[place] = Mask(self.groups, tensors[f"units.{place}"])
-            self._masks[u] = known[place]
+        multiplier = tensors.get("multiplier")
+        self.multiplier = None if multiplier is None else multiplier.to(self.losses.start.device)
+        known = {int(n[6:]): Mask(self.groups, units) for n, units in tensors.items() if n.startswith("units.")}
+        self._masks = {u: known[place] for u, place in tensors["masks"].tolist()}
+        self._newest = {u: known[place] for u, place in tensors["newest"].tolist()}
+        self._due = {int(u): ratio for u, ratio in tensors["due"].tolist()}
         for i, hook in enumerate(self.pruner.hooks):
             prefix = f"hook.{i}."
             hook.load({n[len(prefix) :]: value for n, value in tensors.items() if n.startswith(prefix)})

@@ -247,12 +247,14 @@ class Ledger:
         worked: NDArray[np.bool_] | None = None,
         sent: NDArray[np.bool_] | None = None,
         late: NDArray[np.bool_] | None = None,
+        radio: NDArray[np.bool_] | None = None,
         cutoff: float = math.inf,
     ) -> None:
         """Enter one round, arrays ``[devices]``: drawn gains, lost packets, who computed and who of them sent.
 
         Everyone selected did both when not given. Those `late` were still computing or sending when the server went
-        on, `cutoff` seconds after they started, and then stopped: they have spent what that took.
+        on, `cutoff` seconds after they started, and then stopped: they have spent what that took. `radio` says who
+        had it on or would have: who sent or was late when not given.
         """
         cost = self.cost
         worked = cost.selected if worked is None else worked & cost.selected
@@ -262,7 +264,7 @@ class Ledger:
         evidence_delay, evidence_energy = delay - cost.delay, energy - cost.energy
         compute_delay, compute_energy = cost.compute_delay + evidence_delay, cost.compute_energy + evidence_energy
         late = np.zeros_like(worked) if late is None else late & worked
-        sending = sent | late
+        sending = sent | late if radio is None else radio & worked
 
         def spent(upload: FloatArray) -> tuple[FloatArray, FloatArray]:
             """Return delay and energy at a time to upload."""
@@ -270,9 +272,9 @@ class Ledger:
             computing = np.minimum(compute_delay, end)
             with np.errstate(divide="ignore", invalid="ignore"):
                 done = np.where(compute_delay > end, end / compute_delay, 1.0)
-            radio = np.where(sending, np.minimum(upload, end - computing), 0.0)
-            energy = compute_energy * done + np.where(sending, cost.power * radio, 0.0)
-            return np.where(worked, computing + radio, 0.0), np.where(worked, energy, 0.0)
+            on_air = np.where(sending, np.minimum(upload, end - computing), 0.0)
+            energy = compute_energy * done + np.where(sending, cost.power * on_air, 0.0)
+            return np.where(worked, computing + on_air, 0.0), np.where(worked, energy, 0.0)
 
         delay, energy = spent(cost.upload_delay)
         faded_delay, faded_energy = spent(self.faded_upload(gain))
@@ -281,7 +283,7 @@ class Ledger:
             "lost": np.asarray(lost, dtype=np.bool_) & sent,
             "worked": worked,
             "sent": sent,
-            "bits": np.where(sent, cost.payload_bits + self._evidence_bits, 0),
+            "bits": np.where(sent, cost.payload_bits, 0) + np.where(worked, self._evidence_bits, 0),
             "delay": delay,
             "energy": energy,
             "faded_delay": faded_delay,
@@ -313,9 +315,13 @@ class Ledger:
         if real != booked:
             raise JointoptError(f"device {device} sent {real:.0f} bits, but {booked:.0f} were booked")
 
+    def broken(self, round_: int = -1) -> int:
+        """Return the budgets broken in a round that was entered, counted over devices and both budgets."""
+        return sum(int(np.sum(self._rows[name][round_] > most)) for name, most in self._budget.items())
+
     @property
     def violations(self) -> int:
-        """Budgets broken in each round by the booked costs, counted over devices and both budgets."""
+        """Budgets that the coming round would break, counted over devices and both budgets."""
         over_delay = self.cost.delay > self._budget["delay"]
         over_energy = self.cost.energy > self._budget["energy"]
         return int(np.sum(over_delay)) + int(np.sum(over_energy))
@@ -344,7 +350,13 @@ class Ledger:
         """Return all that was booked, arrays ``[rounds, devices]`` by name."""
         return {name: getattr(self, name) for name in ARRAYS}
 
+    def pending(self) -> dict[str, NDArray[Any]]:
+        """Return what evidence was charged and not yet booked, arrays ``[devices]``."""
+        return {"evidence_bits": self._evidence_bits, "evidence_samples": self._evidence_samples}
+
     def load(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take what `state` returned."""
+        """Take what `state` and `pending` returned."""
         for name in ARRAYS:
             self._rows[name] = list(np.asarray(state[name]))
+        self._evidence_bits = np.asarray(state["evidence_bits"])
+        self._evidence_samples = np.asarray(state["evidence_samples"])

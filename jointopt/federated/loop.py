@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jointopt.decision import Decision
-from jointopt.errors import InputError, JointoptError
+from jointopt.errors import InputError, JointoptError, NonFiniteError
 from jointopt.federated.aggregation import Aggregation, ServerRule
 from jointopt.federated.clocks import Clock
 from jointopt.federated.codecs import Codec, decode_mask, encode_mask
@@ -87,6 +87,7 @@ class Step:
     worked: NDArray[np.bool_]
     sent: NDArray[np.bool_]
     late: NDArray[np.bool_]
+    radio: NDArray[np.bool_]
     cutoff: float
 
 
@@ -95,6 +96,16 @@ class _Version:
     """The server's model as it was when some device started."""
 
     weights: Tensor
+    buffers: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """A mask's places; it holds the mask, so that its identity is not given to another."""
+
+    mask: Mask
+    keep: Tensor
+    index: Tensor
     buffers: Tensor
 
 
@@ -137,16 +148,43 @@ class Loop:
         self.engine = plan.engine
         self.unchecked: set[int] = set()
         self._drawn = -1, 0
+        self._placed: dict[int, _Places] = {}
         plan.rule.start(len(self.weights), plan.device)
+        plan.server.start()
         self._cut_first()
 
     def _cut_first(self) -> None:
         """Set the first masks' cost, so that clock and frequencies know the planned delays before anything runs."""
         self._hold()
-        delay = self.ledger.planned()[0][self.active]
-        self.plan.clock.check(delay)
-        self.frequency = np.ones(len(self.samples))
-        self.frequency[self.active] = self.plan.clock.frequency(delay)
+        self.plan.clock.check(self.ledger.planned()[0][self.active])
+        self.frequency = self._frequency()
+
+    def _frequency(self) -> FloatArray:
+        """Return how often the clock takes each device's work, per tick, arrays ``[devices]``."""
+        out = np.ones(len(self.samples))
+        clock, delay = self.plan.clock, self.ledger.cost.delay
+        if clock.waits:
+            return out
+        if self.plan.delays == "booked" and not np.any(self.plan.dropout):
+            out[self.active] = clock.frequency(delay[self.active])
+            return out
+        # as the run itself draws them, from a round that it never comes to
+        rng = stream(self.plan.seed, "channel", 0)
+
+        def draw(devices: NDArray[np.int64]) -> FloatArray:
+            gain, luck = rng.standard_exponential(len(out)), rng.random(len(out))
+            return self._durations(gain, luck < self.plan.dropout)[self.active[devices]]
+
+        out[self.active] = clock.simulated(delay[self.active], draw, ticks=10_000)
+        return out
+
+    def _durations(self, gain: FloatArray, dropped: NDArray[np.bool_]) -> FloatArray:
+        """Return how long the next work of each device takes [s], given gains and who will not send."""
+        cost = self.ledger.cost
+        upload = self.ledger.faded_upload(gain) if self.plan.delays == "faded" else cost.upload_delay
+        # what comes before and beside the payload: computing, and evidence
+        rest = self.ledger.planned()[0] - cost.upload_delay
+        return rest + np.where(dropped, 0.0, upload)
 
     def _hold(self) -> None:
         held = self.cutting.held()
@@ -186,25 +224,40 @@ class Loop:
         starters = self._starters(round_)
         if len(starters) == 0:
             return starters
-        weights, changed = self.cutting.cut(self.weights, self.buffers, round_, starters, self.ledger, self._explore)
-        if weights is not self.weights:
-            self.weights = weights
+        try:
+            weights, changed = self.cutting.cut(
+                self.weights, self.buffers, round_, starters, self.ledger, self._explore
+            )
+        except NonFiniteError as error:
+            raise DivergedError(str(error)) from error
+        self.weights = weights
         if changed:
             self._hold()
+            self.frequency = self._frequency()
         gain, lost = self.draw_channel(round_)
         luck = stream(self.plan.seed, "dropout", round_).random(len(self.samples))
         self.gain[starters], self.lost[starters] = gain[starters], lost[starters]
         self.dropped[starters] = (luck < self.plan.dropout)[starters]
         self.version[starters] = round_
         self.versions[round_] = _Version(self.weights, self.buffers)
-        planned = self.ledger.planned()[0]
-        if self.plan.delays == "faded":
-            planned = planned - self.ledger.cost.upload_delay + self.ledger.faded_upload(self.gain)
-        duration = np.where(self.dropped, planned - self.ledger.cost.upload_delay, planned)
+        duration = self._durations(self.gain, self.dropped)
         self.finish[starters] = self.now + duration[starters]
+        for u in starters.tolist():
+            self.plan.rule.begin(u)
         return starters
 
     # What devices do ------------------------------------------------------------------------------------------
+
+    def _places(self, mask: Mask) -> _Places:
+        """Return a mask's places on the device where training happens."""
+        known = self._placed.get(id(mask))
+        if known is None or known.mask is not mask:
+            if len(self._placed) >= 256:
+                self._placed.clear()
+            where = self.plan.device
+            known = _Places(mask, mask.keep.to(where), mask.index.to(where), mask.keep_buffers.to(where))
+            self._placed[id(mask)] = known
+        return known
 
     def rows(self, device: int, round_: int, steps: int) -> Tensor:
         """Return the samples of a device's steps by number, [steps, batch], or [n] for all of them."""
@@ -218,12 +271,14 @@ class Loop:
     def _client(self, device: int, round_: int, mask: Mask | None, version: _Version, steps: int) -> Client:
         weights, buffers, keep = version.weights, version.buffers, None
         correction = self.plan.rule.correction(device)
-        if mask is not None and mask.structured:
-            weights, buffers = weights[mask.index], buffers[mask.keep_buffers]
-            correction = None if correction is None else correction[mask.index]
-        elif mask is not None:
-            keep = mask.keep
-            weights = weights * keep
+        if mask is not None:
+            held = self._places(mask)
+            if mask.structured:
+                weights, buffers = weights[held.index], buffers[held.buffers]
+                correction = None if correction is None else correction[held.index]
+            else:
+                keep = held.keep
+                weights = weights * keep
         return Client(
             weights=weights,
             rows=self.rows(device, round_, steps),
@@ -249,7 +304,7 @@ class Loop:
                     self.modules.pop(next(iter(self.modules)))
                 self.modules[signature] = mask.narrow()
             module = self.modules[signature]
-            multiplier = None if multiplier is None else multiplier[mask.index]
+            multiplier = None if multiplier is None else multiplier[self._places(mask).index]
         return Job(
             module=module,
             inputs=self.losses.inputs,
@@ -271,7 +326,11 @@ class Loop:
         for u in devices.tolist():
             mask = self.cutting.mask(u)
             masks[u] = mask
-            shape = mask.groups.signature(mask.units) if mask is not None and mask.structured else ()
+            shape: tuple[Any, ...] = ()
+            if mask is not None and mask.structured:
+                # a factor on gradients is for some channels, not for so many
+                apart = None if self.cutting.multiplier is None else id(mask)
+                shape = (*mask.groups.signature(mask.units), apart)
             alike.setdefault(shape, []).append(u)
         steps = self.plan.local_steps
         for members in alike.values():
@@ -306,6 +365,8 @@ class Loop:
         clients = _Clients([partial(self._client, int(u), round_, None, version, steps) for u in devices])
         moved = torch.empty(len(devices), len(self.weights))
         for done in self._engine(job, clients, len(devices)).run(job, clients):
+            if not finite(done.total):
+                raise DivergedError(f"the gradient of device {int(devices[done.number])} is not finite")
             moved[done.number] = (self.weights - self.plan.learning_rate * done.total).cpu()
         return moved
 
@@ -319,7 +380,7 @@ class Loop:
         codec, bits = self.plan.codec, int(self.bits[device])
         generator = torch_stream(self.plan.seed, "quantizer", *where) if codec.random and bits != _RAW else None
         feedback = self.plan.error_feedback and packet == 0
-        index = None if mask is None else mask.index
+        index = None if mask is None else self._places(mask).index
         before = self.residual.get(device, torch.zeros_like(self.weights)) if feedback else None
         if before is not None:
             entries = entries + (before if index is None else before[index])
@@ -360,7 +421,8 @@ class Loop:
         nominal = float(self.samples[self.active].sum())
         total = plan.aggregation(len(self.weights), nominal, plan.device)
         share = len(starters) / len(self.active) if plan.clock.waits else 1.0
-        loss = present = held = 0.0
+        loss = present = 0.0
+        arrived: list[tuple[int, Tensor, Tensor | None]] = []
         buffers = torch.zeros(len(self.buffers), dtype=torch.float64, device=plan.device)
         holders = torch.zeros_like(buffers)
         for u, mask, device_loss, update, own in self._trained(done, round_):
@@ -368,8 +430,8 @@ class Loop:
             loss, present = loss + size * device_loss, present + size
             if self.dropped[u]:
                 continue
-            index = None if mask is None else mask.index
-            entries = update if mask is None or mask.structured else update[mask.index]
+            index = None if mask is None else self._places(mask).index
+            entries = update if index is None or (mask is not None and mask.structured) else update[index]
             sent = self.send(u, round_, entries, mask)
             beside = plan.rule.beside(u, entries / plan.local_steps, index)
             if beside is not None:
@@ -380,18 +442,25 @@ class Loop:
             arrival = (1.0 - float(self.ledger.cost.packet_error[u])) * (1.0 - float(plan.dropout[u]))
             total.add(index, sent, weight, max(arrival, 1e-12))
             if beside is not None:
-                plan.rule.receive(beside, index, len(self.active))
+                arrived.append((u, beside, index))
             if len(buffers):
-                where = slice(None) if mask is None else mask.keep_buffers
+                where = slice(None) if mask is None else self._places(mask).buffers
                 buffers[where] += weight * own.to(torch.float64)
                 holders[where] += weight
-            held += size
+        for u, beside, index in arrived:
+            plan.rule.receive(u, beside, index, float(self.samples[u]) / nominal)
+        for u in working.tolist() if plan.clock.waits else done.tolist():
+            plan.rule.end(u)
         weights = self.weights
         mean = total.mean()
         if mean is not None:
             weights = self.cutting.restrict(plan.server.step(weights, mean, plan.learning_rate))
         merged = torch.where(holders > 0.0, buffers / holders.clamp(min=1e-300), self.buffers.to(torch.float64))
-        worked, sent_out = self._flags(working, done)
+        worked, ready = np.zeros(len(self.samples), dtype=np.bool_), np.zeros(len(self.samples), dtype=np.bool_)
+        # with a clock that waits, those too late worked all the same
+        worked[working if plan.clock.waits else done] = True
+        ready[done] = True
+        sent_out, late = ready & ~self.dropped, worked & ~ready
         return Step(
             weights=weights,
             buffers=merged.to(self.buffers.dtype),
@@ -403,20 +472,22 @@ class Loop:
             lost=self.lost & sent_out,
             worked=worked,
             sent=sent_out,
-            late=worked & ~sent_out & ~self.dropped,
+            late=late,
+            radio=worked & ~self.dropped,
             cutoff=event.time - self.now,
         )
 
-    def _flags(self, working: NDArray[np.int64], done: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return who worked and who of them sent; with a clock that waits, those too late worked all the same."""
-        worked, sent = np.zeros(len(self.samples), dtype=np.bool_), np.zeros(len(self.samples), dtype=np.bool_)
-        worked[working if self.plan.clock.waits else done] = True
-        sent[done] = True
-        return worked, sent & ~self.dropped
-
     def accept(self, step: Step) -> None:
         """Make a round's outcome the state of the run."""
-        self.ledger.book(step.gain, step.lost, worked=step.worked, sent=step.sent, late=step.late, cutoff=step.cutoff)
+        self.ledger.book(
+            step.gain,
+            step.lost,
+            worked=step.worked,
+            sent=step.sent,
+            late=step.late,
+            radio=step.radio,
+            cutoff=step.cutoff,
+        )
         self.weights, self.buffers = step.weights, step.buffers
         self.round += 1
         self.now, self.tick = step.time, step.tick
@@ -445,7 +516,8 @@ class Loop:
         out |= {f"rule.{name}": value for name, value in self.plan.rule.state.items()}
         out |= {f"server.{name}": value for name, value in self.plan.server.state.items()}
         out |= {f"cutting.{name}": value for name, value in self.cutting.tensors().items()}
-        out |= {f"ledger.{name}": torch.from_numpy(value) for name, value in self.ledger.state().items()}
+        booked = self.ledger.state() | self.ledger.pending()
+        out |= {f"ledger.{name}": torch.from_numpy(value) for name, value in booked.items()}
         # safetensors refuses tensors that share memory
         return {name: value.clone() for name, value in out.items()}
 

@@ -69,6 +69,10 @@ class Curve:
         return self._cost_to(accuracy, "cumulative_delay")
 
 
+def _words(loss: float | None) -> str:
+    return "none" if loss is None else f"{loss:.4g}"
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingResult(Curve):
     """What a training run did: one row per round, a ledger, the final weights.
@@ -78,13 +82,14 @@ class TrainingResult(Curve):
     rows : list of dict
         One per finished round:
 
-        ``round`` (from 1); ``train_loss``, sum_u pi_u F_u(w_u) over the selected devices, of the pruned
-        models on this round's samples before the update; ``test_loss`` and ``test_accuracy`` of the dense
-        server model after the update, and ``global_loss`` F(w) and ``gradient_norm_squared`` ||grad F(w)||^2
-        of the dense server model before it, over the samples of all devices (None in rounds that are not
-        evaluated); ``round_delay`` [s], the largest of the devices; ``round_energy`` [J], their sum;
-        ``round_bits``; ``cumulative_delay``, ``cumulative_energy``, ``cumulative_bits``; ``received``,
-        packets that arrived; ``violations``, budgets broken by the booked costs.
+        ``round`` (from 1); ``train_loss``, the mean of F_u(w_u), weighted by samples, over the devices whose work was
+        taken, of the pruned models on this round's samples before their steps (None where there was none);
+        ``test_loss`` and ``test_accuracy`` of the server's model after the update, and ``global_loss`` F(w) and
+        ``gradient_norm_squared`` ||grad F(w)||^2 of the server's model before it, over the samples of all devices (None
+        in rounds that are not evaluated); ``round_delay`` [s] on the clock, with one that waits the largest of the
+        devices; ``round_energy`` [J], the sum over devices; ``round_bits``; ``cumulative_delay``,
+        ``cumulative_energy``, ``cumulative_bits``; ``received``, packets that arrived; ``violations``, budgets broken
+        by the booked costs.
     decision : Decision
         What was carried out: pruning ratios rounded up to whole numbers of weights.
     ledger : Ledger
@@ -165,7 +170,7 @@ class TrainingResult(Curve):
         accuracy = self.final_accuracy
         lines += [
             f"test accuracy    {'not evaluated' if accuracy is None else f'{accuracy:.4f}'}",
-            f"training loss    {self.rows[0]['train_loss']:.4g} at first, {last['train_loss']:.4g} at last",
+            f"training loss    {_words(self.rows[0]['train_loss'])} at first, {_words(last['train_loss'])} at last",
             f"delay            {last['cumulative_delay']:.4g} s ({last['round_delay']:.4g} s a round)",
             f"energy           {last['cumulative_energy']:.4g} J ({last['round_energy']:.4g} J a round)",
             f"bits sent        {last['cumulative_bits']:.4g}",
@@ -174,13 +179,14 @@ class TrainingResult(Curve):
         lost = int(ledger.lost.sum())
         lines.append(f"packets lost     {lost} of {sent}" + (f" ({lost / sent:.2%})" if sent else ""))
         if self.violations:
-            lines.append(f"budgets broken   {ledger.violations} in each round (devices x budgets, booked costs)")
+            lines.append(f"budgets broken   {self.violations} in all rounds (devices x budgets, booked costs)")
         else:
             lines.append("budgets          kept by every device in every round (booked at the ergodic rate)")
         slow, costly = ledger.faded_delay_exceeded, ledger.faded_energy_exceeded
+        worked = max(int(ledger.worked.sum()), 1)
         lines.append(
-            f"faded blocks     {slow.sum() / max(sent, 1):.2%} took longer than the delay budget, "
-            f"{costly.sum() / max(sent, 1):.2%} more than the energy budget"
+            f"faded blocks     {slow.sum() / worked:.2%} took longer than the delay budget, "
+            f"{costly.sum() / worked:.2%} more than the energy budget"
         )
         return "\n".join(lines)
 

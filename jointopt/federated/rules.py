@@ -36,21 +36,28 @@ class LocalRule:
         self.state: dict[str, Tensor] = {}
 
     def start(self, size: int, device: torch.device | str) -> None:
-        """Prepare for a network of `size` parameters."""
+        """Prepare for a run with a network of `size` parameters, forgetting any earlier one."""
+        self.state = {}
+
+    def begin(self, device: int) -> None:
+        """Note that a device takes the server's model now; its work may end much later."""
 
     def correction(self, device: int) -> Tensor | None:
-        """Return what is added to every gradient of a device, [P], or nothing."""
+        """Return what is added to every gradient of a device's present work, [P], or nothing."""
         return None
 
     def beside(self, device: int, mean: Tensor, index: Tensor | None) -> Tensor | None:
-        """Return what the device sends beside its update, [n], given the mean of its steps' g, [n], at `index`.
-
-        Called once per work done; remembers what the device keeps for itself.
-        """
+        """Return what the device sends beside its update, [n], given the mean of its steps' g, [n], at `index`."""
         return None
 
-    def receive(self, sent: Tensor, index: Tensor | None, devices: int) -> None:
-        """Let the server take what `beside` sent, as decoded, [n]; `devices` is how many there are in all."""
+    def receive(self, device: int, sent: Tensor, index: Tensor | None, share: float) -> None:
+        """Take what `beside` sent and arrived, as decoded, [n]; `share` is the device's of all samples.
+
+        Called once all work of a round is done, so that the order of the devices does not matter.
+        """
+
+    def end(self, device: int) -> None:
+        """Note that a device's work has been taken, whether or not anything arrived."""
 
     def settings(self) -> dict[str, Any]:
         """Return name and options, plain data."""
@@ -85,8 +92,9 @@ class FedProx(LocalRule):
 class Scaffold(LocalRule):
     """Steps corrected by control variates, g + c - c_u (SCAFFOLD, Karimireddy et al. 2020, option II).
 
-    After its steps a device's c_u becomes c_u - c + (start - end)/(steps x learning rate), which is the mean of its
-    uncorrected gradients. The change is sent beside the update, so a round costs twice the payload.
+    After its steps a device's c_u becomes c_u - c + (start - end)/(steps x learning rate), the mean of its uncorrected
+    gradients. The change is sent beside the update, so a round costs twice the payload; device and server take it as
+    decoded, and only if it arrived, so that c stays the mean of the c_u. The mean is weighted by samples, as F is.
     """
 
     name = "scaffold"
@@ -94,34 +102,37 @@ class Scaffold(LocalRule):
 
     def start(self, size: int, device: torch.device | str) -> None:
         """Set the server's control variate to 0; a device's is 0 until it takes part."""
-        self.state.setdefault("server", torch.zeros(size, device=device))
+        self.state = {"server": torch.zeros(size, device=device)}
+
+    def begin(self, device: int) -> None:
+        """Keep the server's control variate of now for the device's work."""
+        self.state[f"start-{device}"] = self.state["server"]
+
+    def end(self, device: int) -> None:
+        """Forget it."""
+        self.state.pop(f"start-{device}", None)
 
     def correction(self, device: int) -> Tensor | None:
-        """Return c - c_u."""
+        """Return c - c_u, with the c of the start."""
+        start = self.state[f"start-{device}"]
         own = self.state.get(f"device-{device}")
-        server = self.state["server"]
-        return server if own is None else server - own
+        return start if own is None else start - own
 
     def beside(self, device: int, mean: Tensor, index: Tensor | None) -> Tensor | None:
-        """Return the change of c_u on the coordinates held, and remember the new c_u."""
-        server = self.state["server"]
-        name = f"device-{device}"
-        own = self.state.get(name, torch.zeros_like(server))
+        """Return the change of c_u on the coordinates held."""
         # the mean of the corrected steps is that of the plain gradients plus c - c_u
-        if index is None:
-            change = mean - server
-            self.state[name] = own + change
-        else:
-            change = mean - server[index]
-            self.state[name] = own.index_add(0, index, change)
-        return change
+        start = self.state[f"start-{device}"]
+        return mean - (start if index is None else start[index])
 
-    def receive(self, sent: Tensor, index: Tensor | None, devices: int) -> None:
-        """Move c by the device's change over the number of devices."""
+    def receive(self, device: int, sent: Tensor, index: Tensor | None, share: float) -> None:
+        """Add the change to c_u, and the device's share of it to c."""
+        server = self.state["server"]
+        own = self.state.get(f"device-{device}", torch.zeros_like(server))
         if index is None:
-            self.state["server"] = self.state["server"] + sent / devices
+            self.state[f"device-{device}"], self.state["server"] = own + sent, server + share * sent
         else:
-            self.state["server"] = self.state["server"].index_add(0, index, sent / devices)
+            self.state[f"device-{device}"] = own.index_add(0, index, sent)
+            self.state["server"] = server.index_add(0, index, share * sent)
 
 
 ALGORITHMS: Registry[LocalRule] = Registry("algorithm", LocalRule, FedSgd, FedAvg, FedProx, Scaffold)

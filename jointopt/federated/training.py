@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from jointopt.federated.plan import trainable
 from jointopt.federated.progress import progress_bar
 from jointopt.federated.rules import ALGORITHMS
 from jointopt.federated.task import Task
-from jointopt.pruning import Pruner, pruner
+from jointopt.pruning import Layout, Pruner, pruner
 from jointopt.system import System
 
 __all__ = ["train"]
@@ -129,7 +130,8 @@ def train(
     algorithm : {"fedsgd", "fedavg", "fedprox", "scaffold"}
         What devices do (see `jointopt.federated.rules`). All but "fedsgd" make `local_steps` steps of gradient
         descent on the pruned model, send their total divided by the learning rate (the sum of the gradients) and are
-        booked for as many times the cycles. The published bound covers one step only.
+        booked for as many times the cycles; each step draws its batch anew from all of the device's samples. The
+        published bound covers one step only.
     pruner : str, mapping or Pruner
         How masks are cut (see `jointopt.pruning.PRUNERS`).
     codec : {"uniform", "qsgd", "sign", "ternary", "raw"}
@@ -167,9 +169,10 @@ def train(
         most of all on a busy machine.
     checkpoint : path, optional
         Folder for checkpoints. Where it holds some of the same run, training goes on from the newest (unless
-        `resume` is False, which removes them).
+        `resume` is False, which removes them). A finished run is only read again; the number of rounds is part of what
+        makes a run the same, since schedules depend on it.
     checkpoint_every : int
-        Rounds between checkpoints; one more is written at the end.
+        Rounds between checkpoints; one more is written at the end, and at an interruption between two rounds.
     evidence_samples : int
         Samples per device on which a pruner's evidence is collected.
     progress : bool
@@ -183,15 +186,23 @@ def train(
         Decision, system and task do not fit each other, an argument is out of its range, or a checkpoint is damaged,
         of another run or of a newer version.
     """
-    rule = ALGORITHMS.make(algorithm)
+    if not isinstance(decision, Mapping):
+        raise InputError(f"decision: expected variables by name, found {type(decision).__name__}")
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback: must be callable, found {callback!r}")
+    if not (error_feedback is None or isinstance(error_feedback, bool)):
+        raise InputError(f"error_feedback: must be True, False or None, found {error_feedback!r}")
+    # parts remember things; those given stay as they are, and serve another run
+    rule = deepcopy(ALGORITHMS.make(algorithm))
     local_steps = _whole("local_steps", local_steps, 1)
     if rule.one_step and local_steps != 1:
         raise InputError(f"local_steps: '{rule.name}' makes one step, found {local_steps}; use algorithm='fedavg'")
     rounds = _whole("rounds", system.bound.rounds if rounds is None else rounds, 1)
     seed = _whole("seed", seed, 0)
-    rate = float(system.bound.learning_rate if learning_rate is None else learning_rate)
-    if not (math.isfinite(rate) and rate > 0.0):
+    rate = system.bound.learning_rate if learning_rate is None else learning_rate
+    if not (is_real(rate) and math.isfinite(rate) and rate > 0.0):
         raise InputError(f"learning_rate: must be finite and above 0, found {rate!r}")
+    rate = float(rate)
     every = max(1, rounds // 50) if evaluate_every is None else _whole("evaluate_every", evaluate_every, 1)
     measure = every if measure_gradient_every is None else _whole("measure_gradient_every", measure_gradient_every, 0)
     threads = None if threads is None else _whole("threads", threads, 1)
@@ -213,11 +224,11 @@ def train(
         seed=seed,
         rule=rule,
         aggregation=_aggregation(aggregation or ("received" if chosen_clock.waits else "unbiased")),
-        server=SERVERS.make(server),
+        server=deepcopy(SERVERS.make(server)),
         clock=chosen_clock,
         codec=chosen_codec,
-        pruner=_pruner(pruner),
-        error_feedback=not chosen_codec.unbiased if error_feedback is None else bool(error_feedback),
+        pruner=deepcopy(_pruner(pruner)),
+        error_feedback=not chosen_codec.unbiased if error_feedback is None else error_feedback,
         delays=delays,
         participation=_participation(participation, selected, chosen_clock.waits),
         dropout=_dropout(dropout, len(system)),
@@ -249,22 +260,27 @@ def train(
         "device": str(plan.device),
         "precision": precision,
     }
+    settings = checkpoints.plain(settings)
     book = _Book(checkpoint, checkpoint_every, loop, rounds)
     if checkpoint is not None:
         book.begin(_identity(carried_out, system, task, plan, settings), resume)
 
     started = time.perf_counter()
     rows, status, message = book.rows, "completed", ""
+    final, between = (loop.weights, loop.buffers), True
     try:
         with _threads(threads), progress_bar(progress, rounds, loop.round) as shown:
             for number in range(loop.round + 1, rounds + 1):
+                between = False
                 message = _round(loop, number, rows, _due(number, rounds, every), _due(number, rounds, measure))
+                final, between = (loop.weights, loop.buffers), not message
+                if not message:
+                    book.keep()
                 shown(rows[-1])
                 if callback is not None:
                     callback(dict(rows[-1]))
                 if message:
                     raise DivergedError(message)
-                book.keep()
     except DivergedError as error:
         status = "diverged"
         message = (
@@ -274,14 +290,16 @@ def train(
     except KeyboardInterrupt:
         status = "interrupted"
         message = f"interrupted after {len(rows)} of {rounds} rounds, which are kept"
+        if between:
+            book.keep(now=True)
     loop.ledger.truncate(len(rows))
     return TrainingResult(
         system=system,
         decision=carried_out,
         rows=rows,
         ledger=loop.ledger,
-        weights=loop.weights.cpu().numpy().copy(),
-        buffers=loop.buffers.cpu().numpy().copy(),
+        weights=final[0].cpu().numpy().copy(),
+        buffers=final[1].cpu().numpy().copy(),
         mask=loop.cutting.union() if plan.pruner.scope == "global" else None,
         status=_status(status),
         message="; ".join(part for part in (message, *book.notes) if part),
@@ -312,6 +330,8 @@ def _pruner(which: Any) -> Pruner:
         return which
     if isinstance(which, Mapping):
         return _pruner_named(str(which.get("name")), **{str(k): v for k, v in which.items() if k != "name"})
+    if not isinstance(which, str):
+        raise InputError(f"pruner: expected a name, a mapping or a Pruner, found {which!r}")
     return _pruner_named(which)
 
 
@@ -367,12 +387,19 @@ def _identity(
             out.update(np.ascontiguousarray(array).view(np.uint8).data)
         return out.hexdigest()
 
-    losses_start = torch.cat([p.detach().reshape(-1) for p in task.module.parameters()]).numpy()
+    start, statistics = Layout.flatten(task.module).numpy(), Layout.flatten_buffers(task.module).numpy()
     return {
         "decision": decision.to_dict(),
         "scenario": hashlib.sha256(repr(system.to_dict()).encode()).hexdigest(),
-        "data": digest(task.data.train_inputs.numpy(), task.data.train_labels.numpy(), np.concatenate(task.parts)),
-        "network": {"module": repr(task.module), "start": digest(losses_start)},
+        "data": digest(
+            task.data.train_inputs.numpy(),
+            task.data.train_labels.numpy(),
+            task.data.test_inputs.numpy(),
+            task.data.test_labels.numpy(),
+            np.concatenate(task.parts),
+        ),
+        "network": {"module": repr(task.module), "start": digest(start), "statistics": digest(statistics)},
+        "loss": f"{getattr(task.loss, '__module__', '')}.{getattr(task.loss, '__qualname__', type(task.loss))}",
         "rounds": plan.rounds,
         "learning_rate": plan.learning_rate,
         "seed": plan.seed,
@@ -388,7 +415,9 @@ def _described(part: Any) -> Any:
         return part
     if isinstance(part, Mapping):
         return {str(key): _described(value) for key, value in part.items()}
-    if isinstance(part, Sequence | Set):
+    if isinstance(part, Set):
+        return sorted(repr(_described(one)) for one in part)
+    if isinstance(part, Sequence):
         return [_described(one) for one in part]
     if isinstance(part, np.ndarray | torch.Tensor):
         return part.tolist()
@@ -403,7 +432,11 @@ class _Book:
         self.rows: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.seconds = 0.0
+        if not (folder is None or isinstance(folder, str | Path)):
+            raise InputError(f"checkpoint: expected the path of a folder, found {folder!r}")
         self._folder = None if folder is None else Path(folder)
+        if self._folder is not None and self._folder.exists() and not self._folder.is_dir():
+            raise InputError(f"checkpoint: {self._folder} is no folder")
         self._every, self._loop, self._rounds = every, loop, rounds
         self._identity: dict[str, Any] = {}
         self._started = time.perf_counter()
@@ -429,10 +462,12 @@ class _Book:
         self._loop.restore(found.round, found.tensors, found.data["state"])
         self.notes.extend(f"a damaged checkpoint was passed over: {text}" for text in found.skipped)
 
-    def keep(self) -> None:
-        """Write a checkpoint if one is due; a disk that is full stops nothing."""
+    def keep(self, now: bool = False) -> None:
+        """Write a checkpoint if one is due, or now; a disk that is full stops nothing."""
         number = self._loop.round
-        if self._folder is None or (number % self._every and number != self._rounds):
+        if self._folder is None or number == 0:
+            return
+        if number % self._every and number != self._rounds and not now:
             return
         data = {
             "identity": self._identity,
@@ -471,7 +506,6 @@ def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, meas
         test_loss = _finite(tested)
         fault = "" if math.isfinite(tested) else "the test loss is not finite"
     started = loop.now
-    violations = loop.ledger.violations
     # An interrupt before the row is appended leaves a round that the caller cuts off the ledger.
     loop.accept(step)
     booked = loop.ledger.last()
@@ -492,7 +526,7 @@ def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, meas
             "cumulative_energy": before["cumulative_energy"] + energy,
             "cumulative_bits": before["cumulative_bits"] + bits,
             "received": int(np.sum(step.sent & ~step.lost)),
-            "violations": violations,
+            "violations": loop.ledger.broken(),
         }
     )
     return fault

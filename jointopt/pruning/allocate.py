@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jointopt.errors import InputError, is_whole
+from jointopt.errors import InputError, NonFiniteError, is_whole
 from jointopt.pruning.evidence import Evidence
 from jointopt.pruning.groups import Groups
 from jointopt.pruning.magnitude import lowest, pruned_count, sort_keys
@@ -336,7 +336,7 @@ def check_scores(scores: Tensor, groups: Groups) -> None:
         )
     if not float(scores.max()) < torch.inf:  # the largest is NaN if any is
         unit = int(torch.nonzero(~(scores < torch.inf))[0])
-        raise InputError(
+        raise NonFiniteError(
             f"scores must be below infinity, found {float(scores[unit])} for unit {unit} of layer "
             f"'{groups.layers[int(groups.layer[unit])]}'"
         )

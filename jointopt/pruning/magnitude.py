@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from jointopt.errors import InputError
+from jointopt.errors import InputError, NonFiniteError
 
 __all__ = ["keep_mask", "prune_rank", "pruned_count", "random_mask", "snap"]
 
@@ -92,7 +92,7 @@ def check_weights(weights: Tensor) -> None:
     low, high = torch.aminmax(weights.detach())  # one pass without a temporary; NaN if any entry is
     if not (math.isfinite(low) and math.isfinite(high)):
         first = int(torch.nonzero(~torch.isfinite(weights))[0])
-        raise InputError(f"weights must be finite, found {float(weights[first])} at index {first}")
+        raise NonFiniteError(f"weights must be finite, found {float(weights[first])} at index {first}")
 
 
 def sort_keys(keys: Tensor) -> Tensor:

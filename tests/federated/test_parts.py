@@ -250,9 +250,7 @@ def test_one_global_mask_leaves_a_smaller_network(
     assert whole(convolutional.data.test_inputs[:2]).shape == (2, 10)
 
 
-def test_devices_are_dense_until_they_are_cut(
-    plain: Task, setting: Callable[..., System], tmp_path: Path
-) -> None:
+def test_devices_are_dense_until_they_are_cut(plain: Task, setting: Callable[..., System], tmp_path: Path) -> None:
     late = pruner("magnitude").with_(schedule=OneShot(4))
     result = check(plain, setting(plain), tmp_path, pruner=late)
     bits = result.ledger.bits
