@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jointopt.solvers import methods, solve
     from jointopt.solvers.batch import ResultBatch, solve_many
     from jointopt.solvers.stream import Stream
-    from jointopt.study import carry_out, compare, train
+    from jointopt.study import Calibration, Forecast, Prediction, calibrate, carry_out, compare, train
     from jointopt.study.front import Front, compare_fronts
     from jointopt.study.pareto import pareto
     from jointopt.system import Bound, Devices, Generalization, InferenceSystem, Learner, Radio, System
@@ -58,6 +58,7 @@ _SUBMODULES = (
 _NAMES = {
     "Block": "jointopt.problems.terms",
     "Bound": "jointopt.system",
+    "Calibration": "jointopt.study",
     "CarriedOut": "jointopt.inference",
     "Certificate": "jointopt.result",
     "DataError": "jointopt.errors",
@@ -65,6 +66,7 @@ _NAMES = {
     "DeclaredProblem": "jointopt.problems.declared",
     "Devices": "jointopt.system",
     "Evaluation": "jointopt.problem",
+    "Forecast": "jointopt.study",
     "Front": "jointopt.study.front",
     "Generalization": "jointopt.system",
     "InferenceSystem": "jointopt.system",
@@ -74,6 +76,7 @@ _NAMES = {
     "Learner": "jointopt.system",
     "MissingExtraError": "jointopt.errors",
     "PooledLTFL": "jointopt.problems.pooled",
+    "Prediction": "jointopt.study",
     "Problem": "jointopt.problem",
     "Radio": "jointopt.system",
     "Relaxation": "jointopt.relaxation",
@@ -90,6 +93,7 @@ _NAMES = {
     "Verification": "jointopt.verification",
     "verify_saved": "jointopt.verification",
     "VerificationError": "jointopt.errors",
+    "calibrate": "jointopt.study",
     "carry_out": "jointopt.study",
     "compare": "jointopt.study",
     "compare_fronts": "jointopt.study.front",
@@ -108,6 +112,7 @@ _NAMES = {
 __all__ = [
     "Block",
     "Bound",
+    "Calibration",
     "CarriedOut",
     "Certificate",
     "DataError",
@@ -115,6 +120,7 @@ __all__ = [
     "DeclaredProblem",
     "Devices",
     "Evaluation",
+    "Forecast",
     "Front",
     "Generalization",
     "InferenceSystem",
@@ -124,6 +130,7 @@ __all__ = [
     "Learner",
     "MissingExtraError",
     "PooledLTFL",
+    "Prediction",
     "Problem",
     "Radio",
     "Relaxation",
@@ -139,6 +146,7 @@ __all__ = [
     "Variable",
     "Verification",
     "VerificationError",
+    "calibrate",
     "carry_out",
     "compare",
     "compare_fronts",

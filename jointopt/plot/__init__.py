@@ -2,6 +2,19 @@
 
 from jointopt.plot.figures import LABELS, accuracy, convergence, decision
 from jointopt.plot.fronts import fronts
+from jointopt.plot.predictions import calibration, predictions
 from jointopt.plot.studies import carried_out, distortion, splits, tradeoff
 
-__all__ = ["LABELS", "accuracy", "carried_out", "convergence", "decision", "distortion", "fronts", "splits", "tradeoff"]
+__all__ = [
+    "LABELS",
+    "accuracy",
+    "calibration",
+    "carried_out",
+    "convergence",
+    "decision",
+    "distortion",
+    "fronts",
+    "predictions",
+    "splits",
+    "tradeoff",
+]

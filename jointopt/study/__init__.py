@@ -1,18 +1,25 @@
-"""Studies: many decisions trained, carried out, swept and held against each other."""
+"""Studies: many decisions trained, carried out, swept, predicted and held against each other."""
 
+from jointopt.study.calibration import Calibration, calibrate
 from jointopt.study.comparison import Comparison, compare
+from jointopt.study.forecast import Forecast
 from jointopt.study.front import Front, compare_fronts
 from jointopt.study.inference import carry_out, inference_system, inputs_per_inference
 from jointopt.study.pareto import pareto
 from jointopt.study.pareto_search import warm_up
+from jointopt.study.prediction import Prediction
 from jointopt.study.saved import load_decision, load_result
 from jointopt.study.sweep import best_method, split_values, sweep
 from jointopt.study.training import train
 
 __all__ = [
+    "Calibration",
     "Comparison",
+    "Forecast",
     "Front",
+    "Prediction",
     "best_method",
+    "calibrate",
     "carry_out",
     "compare",
     "compare_fronts",

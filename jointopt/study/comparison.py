@@ -1,4 +1,6 @@
-"""Solve by many methods, train under each answer with several seeds, compare at equal energy and equal delay.
+"""Train under many decisions with several seeds, compare at equal energy and equal delay, and with what was predicted.
+
+The decisions are given, or solved for by many methods.
 
 Each finished training run is written to disk at once, so an interrupted comparison goes on where it stopped.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +25,10 @@ from jointopt.federated.task import Losses
 from jointopt.files import read_json, write_json
 from jointopt.problem import Problem
 from jointopt.report import text_table
-from jointopt.result import Result
+from jointopt.result import Certificate, Result
 from jointopt.solvers import solve
+from jointopt.study.calibration import Calibration
+from jointopt.study.prediction import Prediction, predict
 from jointopt.study.training import train
 from jointopt.units import format_si
 
@@ -149,6 +154,24 @@ class Comparison:
             out[name] = f"{label} ({broken})" if broken else label
         return out
 
+    def prediction(self, calibration: Calibration | None = None) -> Prediction:
+        """Return what was predicted of every decision beside what its training runs did.
+
+        Compared are decisions over all rounds, and over as many as each can afford at `equal_energy` and `equal_delay`.
+        The bound is evaluated for that number of rounds.
+
+        Parameters
+        ----------
+        calibration : Calibration, optional
+            Where given, the bound takes its constants instead of the problem's, and its forecasts are compared too.
+
+        Raises
+        ------
+        InputError
+            The calibration is of other devices or another network.
+        """
+        return predict(self.results, self.runs, self.equal_energy, self.equal_delay, calibration)
+
     def summary(self) -> str:
         """Return the table in words, for reading."""
         table = self.to_pandas()
@@ -205,10 +228,11 @@ def _std(values: Sequence[float | None]) -> float:
 
 
 def compare(
-    problem: Problem,
-    task: Task | Callable[[int], Task],
+    decisions: Any = None,
+    task: Task | Callable[[int], Task] | None = None,
     *,
-    methods: Sequence[str],
+    problem: Problem | None = None,
+    methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     rounds: int | None = None,
     solve_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -216,38 +240,52 @@ def compare(
     folder: str | Path | None = None,
     report: Callable[[str], Any] | None = None,
 ) -> Comparison:
-    """Solve a problem by every method and train under every answer.
+    """Train under several decisions, or solve a problem by several methods and train under every answer.
 
     Parameters
     ----------
-    problem : Problem
-        The design with its system.
+    decisions : mapping or sequence of Decision, Result or mapping; or a Problem
+        What to train under, by name or numbered as "decision-0", ...; or the problem that `methods` solve.
     task : Task, or a function from seed to Task
         What to train; a function gives each seed its own partition and network start.
-    methods : list of str
-        Solver methods and baselines. One that finds no decision at all is reported and left out of training;
-        a decision that exceeds budgets is trained and marked.
+    problem : Problem, optional
+        The design with its system: needed for decisions that are no `Result`, which says what it answers.
+    methods : list of str, optional
+        Solver methods and baselines, where no decisions are given. One that finds no decision at all is reported and
+        left out of training; a decision that exceeds budgets is trained and marked.
     seeds : list of int
-        Training seeds; channels, batches and quantizer draws are shared between methods.
+        Training seeds; channels, batches and quantizer draws are shared between decisions.
     rounds : int, optional
         Rounds; the bound's when not given.
+    solve_options : mapping, optional
+        Options of `jointopt.solve` by method.
+    train_options : mapping, optional
+        Options of `jointopt.train` for all.
     folder : path, optional
         Where each run is kept; runs found there, made with the same inputs, are not repeated.
     report : callable, optional
         Told one line per finished step.
+
+    Raises
+    ------
+    InputError
+        Nothing or too much is given, a decision does not fit the problem, or training cannot carry it out.
     """
-    if not methods:
-        raise InputError("compare: no methods")
+    if isinstance(decisions, Problem):
+        if problem is not None:
+            raise InputError("compare: a problem is given twice")
+        problem, decisions = decisions, None
+    if task is None:
+        raise InputError("compare: no task")
     if not seeds:
         raise InputError("compare: no seeds")
-    unknown = [name for name in solve_options or {} if name not in methods]
-    if unknown:
-        raise InputError(f"compare: solve_options for '{unknown[0]}', which is not among the methods")
     say = report or (lambda line: None)
-    results: dict[str, Result] = {}
-    for name in methods:
-        results[name] = solve(problem, method=name, **dict((solve_options or {}).get(name, {})))
-        say(repr(results[name]))
+    if decisions is None:
+        results = _solved(problem, methods, solve_options or {}, say)
+    elif methods is not None or solve_options:
+        raise InputError("compare: give decisions, or a problem with methods, not both")
+    else:
+        results = _given(decisions, problem)
     runs: dict[str, list[Run]] = {}
     tasks = {seed: task(seed) if callable(task) else task for seed in seeds}
     for name, result in results.items():
@@ -266,6 +304,73 @@ def compare(
         spent = [float(np.mean([run.total(column) for run in many])) for many in runs.values()]
         totals[column] = min((s for s in spent if np.isfinite(s)), default=float("nan"))
     return Comparison(results, runs, totals["cumulative_energy"], totals["cumulative_delay"])
+
+
+def _solved(
+    problem: Problem | None,
+    methods: Sequence[str] | None,
+    options: Mapping[str, Mapping[str, Any]],
+    say: Callable[[str], Any],
+) -> dict[str, Result]:
+    """Solve by every method."""
+    if problem is None:
+        raise InputError("compare: no decisions, and no problem to solve")
+    if not methods:
+        raise InputError("compare: no methods")
+    unknown = [name for name in options if name not in methods]
+    if unknown:
+        raise InputError(f"compare: solve_options for '{unknown[0]}', which is not among the methods")
+    results = {}
+    for name in methods:
+        results[name] = solve(problem, method=name, **dict(options.get(name, {})))
+        say(repr(results[name]))
+    return results
+
+
+def _given(decisions: Any, problem: Problem | None) -> dict[str, Result]:
+    """Return given decisions as results by name."""
+    if isinstance(decisions, Decision | Result) or not isinstance(decisions, Mapping | Sequence | str):
+        raise InputError(f"compare: expected decisions by name or a list of them, got {type(decisions).__name__}")
+    if isinstance(decisions, str):
+        raise InputError(f"compare: expected decisions, got {decisions!r}; methods are given as methods=[...]")
+    if not isinstance(decisions, Mapping):
+        decisions = {f"decision-{number}": one for number, one in enumerate(decisions)}
+    if not decisions:
+        raise InputError("compare: no decisions")
+    results = {}
+    for name, one in decisions.items():
+        if not isinstance(name, str) or not name:
+            raise InputError(f"compare: a decision's name must be a non-empty string, found {name!r}")
+        results[name] = one if isinstance(one, Result) else _result(name, one, problem)
+    return results
+
+
+def _result(name: str, decision: Any, problem: Problem | None) -> Result:
+    """Return a decision with its evaluation, as a result without a bound."""
+    if not isinstance(decision, Mapping):
+        raise InputError(
+            f"compare: '{name}' is a {type(decision).__name__}; a decision is a Decision, Result or mapping"
+        )
+    if problem is None:
+        raise InputError(f"compare: '{name}' is a decision alone and needs its problem (problem=...)")
+    try:
+        chosen = Decision(decision)
+        size = len(problem.system)
+        chosen = Decision({k: np.broadcast_to(v, (size,)) if v.shape == (1,) else v for k, v in chosen.items()})
+        problem.check(chosen)
+    except InputError as error:
+        raise InputError(f"compare: '{name}': {error}") from None
+    evaluation = problem.evaluate(chosen)
+    return Result(
+        problem=problem,
+        method="given",
+        status="feasible" if bool(np.all(evaluation.feasible())) else "infeasible",
+        decision=chosen,
+        evaluation=evaluation,
+        value=float(evaluation.objective),
+        lower_bound=None,
+        certificate=Certificate(text="a decision that was given, not solved for"),
+    )
 
 
 def _run(
@@ -293,7 +398,9 @@ def _run(
         [seed, rounds, sorted(options.items())],
     ]
     key = hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()[:12]
-    path = Path(folder) / f"{name}-seed{seed}-{key}.json"
+    # names of methods are plain; those of decisions may hold anything
+    plain = re.sub(r"[^\w.+-]", "_", name)
+    path = Path(folder) / f"{plain}-seed{seed}-{key}.json"
     if path.exists():
         try:
             kept = Run.from_dict(read_json(path))

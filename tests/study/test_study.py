@@ -209,7 +209,7 @@ def test_one_that_finds_no_decision_is_left_out(task: Task) -> None:
         ({"seeds": []}, "no seeds"),
         ({"methods": ["exat"]}, "did you mean 'exact'"),
         ({"rounds": 0}, "rounds"),
-        ({"train_options": {"algorithm": "fedprox"}}, "algorithm"),
+        ({"train_options": {"algorithm": "fedporx"}}, "did you mean 'fedprox'"),
         ({"solve_options": {"exact": {"iterations": 3}}}, "iterations"),
     ],
 )
