@@ -1,7 +1,7 @@
 """A thousand simulated clients, a hundred a round: memory and time per round.
 
-Run ``python benchmarks/bench_clients.py``. Fashion-MNIST over 1,000 clients, each with a pruning ratio of its own, 8 bits and
-5 local steps of batches of 32; peak memory of the process, data and libraries included.
+Run ``python benchmarks/bench_clients.py``. Fashion-MNIST over 1,000 clients, each with a pruning ratio of its own, 8
+bits, 5 local steps of batches of 32; peak memory of the process, data and libraries included.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from jointopt.pruning.band import Rebuild
 from jointopt.pruning.schedules import OneShot
 from jointopt.report import text_table
 
-DEVICES, BATCH, STEPS, RATE = 10, 64, 94, 0.05
+DEVICES, BATCH, STEPS, RATE = 10, 64, 94, 0.1
 
 
 def arms(ratio: float, cut: int) -> dict[str, tuple[float, Pruner]]:
@@ -84,15 +84,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--ratio", type=float, default=0.9025)
-    parser.add_argument("--cut", type=int, default=2)
+    parser.add_argument("--ratio", type=float, default=0.91)
+    parser.add_argument("--cut", type=int, default=3)
     parser.add_argument("--out", default="out/structured")
+    parser.add_argument("--arms", nargs="+", help="only these, by number from 0")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     rows = []
     dense: list[float] = []
-    for name in arms(options.ratio, options.cut):
+    names = list(arms(options.ratio, options.cut))
+    for name in names if options.arms is None else [names[int(number)] for number in options.arms]:
         found = [run(name, seed, options) for seed in range(options.seeds)]
         accuracy = [100.0 * f["accuracy"] for f in found]
         dense = dense or accuracy
