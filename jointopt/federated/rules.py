@@ -113,8 +113,8 @@ class Scaffold(LocalRule):
         self.state.pop(f"start-{device}", None)
 
     def correction(self, device: int) -> Tensor | None:
-        """Return c - c_u, with the c of the start."""
-        start = self.state[f"start-{device}"]
+        """Return c - c_u, with the c of the start, or of now where a device only explores."""
+        start = self.state.get(f"start-{device}", self.state["server"])
         own = self.state.get(f"device-{device}")
         return start if own is None else start - own
 

@@ -187,6 +187,12 @@ def test_evidence_is_paid_by_who_gives_it_and_survives_a_stop(
     assert np.all(whole.ledger.bits[~whole.ledger.worked] == 0)
 
 
+def test_devices_may_explore_under_any_algorithm(plain: Task, system_for: Callable[..., System]) -> None:
+    decision = {"pruning_ratio": 0.3, "bits": 8, "power": 0.1}
+    result = train(decision, system_for(plain), plain, rounds=3, algorithm="scaffold", pruner="exploration")
+    assert result.status == "completed"
+
+
 def test_parts_given_as_objects_serve_again(plain: Task, system_for: Callable[..., System]) -> None:
     system = system_for(plain)
     parts = {"server": Momentum(), "algorithm": Scaffold(), "pruner": pruner("imp-rewind")}
