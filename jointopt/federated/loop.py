@@ -21,7 +21,7 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError, JointoptError, NonFiniteError
 from jointopt.federated.aggregation import Aggregation, ServerRule
 from jointopt.federated.clocks import Clock
-from jointopt.federated.codecs import Codec, decode_mask, encode_mask
+from jointopt.federated.codecs import Codec, ErrorFeedback, Payload, decode_mask, encode_mask
 from jointopt.federated.cutting import Cutting
 from jointopt.federated.engines import Client, Engine, Job, choose, engine, measure
 from jointopt.federated.ledger import Ledger
@@ -379,22 +379,28 @@ class Loop:
         where = (round_, device) if packet == 0 else (round_, device, packet)
         codec, bits = self.plan.codec, int(self.bits[device])
         generator = torch_stream(self.plan.seed, "quantizer", *where) if codec.random and bits != _RAW else None
-        feedback = self.plan.error_feedback and packet == 0
         index = None if mask is None else self._places(mask).index
-        before = self.residual.get(device, torch.zeros_like(self.weights)) if feedback else None
-        if before is not None:
-            entries = entries + (before if index is None else before[index])
-        if device in self.unchecked:
-            self.unchecked.discard(device)
-            payload = codec.encode(entries, bits, generator)
-            self.ledger.check_payload(device, payload.bits, self._mask_bits(mask))
-            sent = codec.decode(payload).to(entries.device)
+        first = device in self.unchecked
+        if not (self.plan.error_feedback and packet == 0):
+            if not first:
+                return codec.simulate(entries, bits, generator)
+            return self._unpacked(device, codec.encode(entries, bits, generator), mask, entries.device)
+        feedback = ErrorFeedback(codec)
+        over = self.residual.get(device, torch.zeros_like(self.weights))
+        held = over if index is None else over[index]
+        if first:
+            payload, left = feedback.encode(entries, held, bits, generator)
+            sent = self._unpacked(device, payload, mask, entries.device)
         else:
-            sent = codec.simulate(entries, bits, generator)
-        if before is not None:
-            left = entries - sent
-            self.residual[device] = left if index is None else before.index_copy(0, index, left)
+            sent, left = feedback.simulate(entries, held, bits, generator)
+        self.residual[device] = left if index is None else over.index_copy(0, index, left)
         return sent
+
+    def _unpacked(self, device: int, payload: Payload, mask: Mask | None, place: torch.device) -> Tensor:
+        """Check the size of what was packed, and decode it."""
+        self.unchecked.discard(device)
+        self.ledger.check_payload(device, payload.bits, self._mask_bits(mask))
+        return self.plan.codec.decode(payload).to(place)
 
     def _mask_bits(self, mask: Mask | None) -> int:
         """Return the bits that a mask really takes, encoded and decoded again."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError, nearest
+from jointopt.federated.codecs.base import listed
 from jointopt.federated.codecs.uniform import Uniform
 from jointopt.pruning.magnitude import snap
 from jointopt.system import System
@@ -17,21 +18,6 @@ __all__ = ["trainable"]
 
 _NEEDED = ("pruning_ratio", "power")
 _OPTIONAL = ("bits", "bandwidth", "frequency", "selected")
-
-
-def _listed(widths: Sequence[int]) -> str:
-    """Return widths in words: "a whole number in 1 .. 24 or 32"."""
-    if len(widths) == 1:
-        return str(widths[0])
-    runs: list[list[int]] = []
-    for width in widths:
-        if runs and width == runs[-1][-1] + 1:
-            runs[-1].append(width)
-        else:
-            runs.append([width])
-    return "a whole number in " + " or ".join(
-        str(run[0]) if len(run) == 1 else f"{run[0]} .. {run[-1]}" for run in runs
-    )
 
 
 def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int] = Uniform.widths) -> Decision:
@@ -78,7 +64,7 @@ def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int]
         if most_bits not in widths:
             raise InputError(
                 f"learner.bits_max: {most_bits} bits are sent where the decision names none, which training "
-                f"cannot do with this codec; it takes {_listed(widths)}"
+                f"cannot do with this codec; it takes {listed(widths)}"
             )
         values["bits"] = np.full(size, float(most_bits))
     ratio, most = values["pruning_ratio"], learner.pruning_ratio_max
@@ -92,7 +78,7 @@ def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int]
         (
             "bits",
             ~np.isin(values["bits"], widths),
-            f"must be {_listed(widths)}",
+            f"must be {listed(widths)}",
         ),
         *(
             (name, values[name] <= 0, "must be above 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from jointopt.errors import InputError, is_whole
 from jointopt.federated.codecs.packing import packed_bytes
 from jointopt.models import compression
 
-__all__ = ["Codec", "Floats", "Payload", "norms"]
+__all__ = ["Codec", "Floats", "Payload", "listed", "norms"]
 
 Floats = NDArray[np.float32]
 
@@ -184,7 +185,7 @@ class Codec(ABC):
 
     def _checked_width(self, bits: int) -> int:
         if not is_whole(bits) or bits not in self.widths:
-            raise InputError(f"codec '{self.name}': bits must be {_listed(self.widths)}, found {bits!r}")
+            raise InputError(f"codec '{self.name}': bits must be {listed(self.widths)}, found {bits!r}")
         return int(bits)
 
     def _checked(
@@ -211,15 +212,18 @@ class Codec(ABC):
         return values.cpu().contiguous().numpy()
 
 
-def _listed(widths: tuple[int, ...]) -> str:
-    """Return widths in words: "1 .. 24 or 32"."""
+def listed(widths: Sequence[int]) -> str:
+    """Return widths in words: "a whole number in 1 .. 24 or 32", or the only one."""
+    if len(widths) == 1:
+        return str(widths[0])
     runs: list[list[int]] = []
     for width in widths:
         if runs and width == runs[-1][-1] + 1:
             runs[-1].append(width)
         else:
             runs.append([width])
-    return " or ".join(str(run[0]) if len(run) == 1 else f"{run[0]} .. {run[-1]}" for run in runs)
+    spans = [str(run[0]) if len(run) == 1 else f"{run[0]} .. {run[-1]}" for run in runs]
+    return "a whole number in " + " or ".join(spans)
 
 
 def norms(values: NDArray[Any]) -> tuple[float, float]:
