@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jointopt.errors import InputError, is_real, nearest
+from jointopt.models.curve import convex_majorant
 from jointopt.pruning.allocate import Allocator, Global, Order, Plan, check_scores
 from jointopt.pruning.evidence import Evidence, check_needs
 from jointopt.pruning.groups import Groups
@@ -58,6 +59,23 @@ class DistortionCurve:
         if not np.all((asked >= self.ratios[0]) & (asked <= self.ratios[-1])):
             raise InputError(f"distortion: measured for ratios in [{self.ratios[0]}, {self.ratios[-1]}], found {ratio}")
         return np.asarray(np.interp(asked, self.ratios, self.errors))
+
+    def bound(self) -> dict[str, Any]:
+        """Return the fields of a system's bound that use this curve in place of an analytic law.
+
+        ``system.with_(**curve.bound())``: from (0, 0), at or above the measurements and made convex where they are not,
+        since the designs' certificates rest on that (`jointopt.models.curve.convex_majorant`). A rule that removes more
+        than its share at first has no convex curve that ends at ratio 1: it ends where it is 1.
+        """
+        inside = (self.ratios > 0.0) & (self.ratios < 1.0)
+        ratio = np.concatenate([[0.0], self.ratios[inside], [1.0]])
+        error = convex_majorant(ratio, np.concatenate([[0.0], np.minimum(self.errors[inside], 1.0), [1.0]]))
+        if error[-1] > 1.0:
+            last = int(np.argmax(error >= 1.0))
+            part = (1.0 - error[last - 1]) / (error[last] - error[last - 1])
+            end = ratio[last - 1] + part * (ratio[last] - ratio[last - 1])
+            ratio, error = np.append(ratio[:last], end), np.append(error[:last], 1.0)
+        return {"pruning_error": "measured", "pruning_curve_ratio": ratio, "pruning_curve_error": error}
 
     def rising(self) -> DistortionCurve:
         """Return the points whose error exceeds all before: the strictly rising curve that analytic models invert."""

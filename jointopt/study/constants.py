@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from jointopt.federated.warmup import MARGIN
-from jointopt.models.curve import convex_majorant
+from jointopt.pruning import DistortionCurve
 from jointopt.study.walk import Walk
 from jointopt.system import FloatArray
 
@@ -40,7 +40,7 @@ def bound_constants(
     if kind == "worst":
         return _worst(walk)
     norm = float(means["weight_norm_squared"])
-    curve = _curve(walk.ratios, np.asarray(means["removed"]))
+    curve = DistortionCurve(walk.ratios, np.asarray(means["removed"])).bound()
     typical = kind == "typical"
     error = np.asarray(means["pruning_error_round" if typical else "pruning_error_device"])
     # Gamma counts every error twice (Young), so half of what was measured makes the term what was measured
@@ -78,7 +78,7 @@ def _worst(walk: Walk) -> dict[str, Any]:
         "quantizer_range": np.maximum(walk.span.max(axis=0), _LEAST),
         "gradient_variance": float(walk.variance.max()),
         "initial_gap": max(float(walk.loss[0]), _LEAST),
-        **_curve(walk.ratios, walk.removed.max(axis=0)),
+        **DistortionCurve(walk.ratios, walk.removed.max(axis=0)).bound(),
     }
 
 
@@ -88,21 +88,6 @@ def _initial_gap(walk: Walk, walked: float, eta: float, rounds: int) -> float:
     # the last gradient goes on: an upper estimate where gradients fall
     places = np.minimum(np.arange(rounds) * eta, way[-1])
     return 0.5 * eta * float(np.interp(places, way, walk.square).sum())
-
-
-def _curve(ratios: FloatArray, removed: FloatArray) -> dict[str, Any]:
-    """Fields of the measured pruning curve: convex, at or above the measurements, 1 at its end.
-
-    A rule that removes more than its share at first has no convex curve that ends at ratio 1: it ends where it is 1.
-    """
-    ratio = np.concatenate([[0.0], ratios, [1.0]])
-    error = convex_majorant(ratio, np.concatenate([[0.0], np.minimum(removed, 1.0), [1.0]]))
-    if error[-1] > 1.0:
-        last = int(np.argmax(error >= 1.0))
-        part = (1.0 - error[last - 1]) / (error[last] - error[last - 1])
-        end = ratio[last - 1] + part * (ratio[last] - ratio[last - 1])
-        ratio, error = np.append(ratio[:last], end), np.append(error[:last], 1.0)
-    return {"pruning_error": "measured", "pruning_curve_ratio": ratio, "pruning_curve_error": error}
 
 
 def _fit_pruning(ratios: FloatArray, curve: Mapping[str, Any], error: FloatArray) -> tuple[float, float]:

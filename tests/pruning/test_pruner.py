@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from jointopt import systems
 from jointopt.errors import InputError
+from jointopt.models import compression
 from jointopt.models.distortion import curve_ratio
 from jointopt.pruning import PRUNERS, Evidence, Hook, Layout, Mask, Pruner, WeightGroups, pruned_count, pruner, register
 from jointopt.pruning.allocate import Allocator, Global, Plan
@@ -342,3 +344,19 @@ def test_weights_that_carry_gradients_are_left_alone() -> None:
     assert not mask.keep.requires_grad
     assert weights.grad is None
     assert Layout.flatten(NET).shape == weights.shape
+
+
+@pytest.mark.parametrize("name", ["magnitude", "random", "erk"])
+def test_a_measured_curve_serves_a_system_in_place_of_the_law(name: str) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    rule = pruner(name)
+    groups = rule.groups(module)
+    weights = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    curve = rule.curve(groups, weights, np.linspace(0.05, 0.9, 12).tolist(), generator=torch.Generator().manual_seed(0))
+    fields = curve.bound()
+    ratio, error = fields["pruning_curve_ratio"], fields["pruning_curve_error"]
+    assert np.all(np.interp(curve.ratios, ratio, error) >= curve.errors - 1e-12)
+    assert np.all(np.diff(np.diff(error) / np.diff(ratio)) >= -1e-9)
+    system = systems.ltfl(devices=3, seed=0).with_(**fields)
+    law = system.bound.pruning_law
+    np.testing.assert_allclose(compression.pruning_error(ratio, law), error, atol=1e-12)
