@@ -142,6 +142,20 @@ def test_every_pruner(
     assert bool(torch.isfinite(outputs).all())
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in PRUNERS if not pruner(name).chooses_ratio and not pruner(name).hooks]
+)
+def test_a_ratio_of_zero_is_plain_averaging_bit_for_bit(
+    name: str, plain: Task, convolutional: Task, setting: Callable[..., System]
+) -> None:
+    task = convolutional if pruner(name).granularity in ("channel", "layer") else plain
+    decision = {**DECISION, "pruning_ratio": 0.0}
+    options: dict[str, Any] = {"rounds": 3, "learning_rate": 0.1, "seed": 5, "algorithm": "fedavg", "local_steps": 2}
+    dense = train(decision, setting(task), task, **options)
+    found = train(decision, setting(task), task, pruner=name, **options)
+    same(dense, found)
+
+
 @pytest.mark.parametrize("name", list(CODECS))
 @pytest.mark.parametrize("feedback", [False, True])
 def test_every_codec(name: str, feedback: bool, plain: Task, setting: Callable[..., System], tmp_path: Path) -> None:
