@@ -266,7 +266,8 @@ def train(
         book.begin(_identity(carried_out, system, task, plan, settings), resume)
 
     started = time.perf_counter()
-    rows, status, message = book.rows, "completed", ""
+    rows, message = book.rows, ""
+    status: Status = "completed"
     final, between = (loop.weights, loop.buffers), True
     try:
         with _threads(threads), progress_bar(progress, rounds, loop.round) as shown:
@@ -301,7 +302,7 @@ def train(
         weights=final[0].cpu().numpy().copy(),
         buffers=final[1].cpu().numpy().copy(),
         mask=loop.cutting.union() if plan.pruner.scope == "global" else None,
-        status=_status(status),
+        status=status,
         message="; ".join(part for part in (message, *book.notes) if part),
         data=task.name,
         network=task.network,
@@ -312,11 +313,6 @@ def train(
         seconds=time.perf_counter() - started + book.seconds,
         settings={**settings, "engine": loop.engine},
     )
-
-
-def _status(word: str) -> Status:
-    assert word in ("completed", "diverged", "interrupted")
-    return word  # type: ignore[return-value]
 
 
 _aggregation = aggregation

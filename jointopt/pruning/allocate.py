@@ -154,7 +154,18 @@ class Ranked(Allocator):
 
 
 @dataclass(frozen=True)
-class Global(Ranked):
+class _Keeping:
+    """The number of units that every layer keeps, checked; `label` is what an error calls the rule."""
+
+    label: ClassVar[str]
+    min_keep: int = 1
+
+    def __post_init__(self) -> None:
+        check_min_keep(self.label, self.min_keep)
+
+
+@dataclass(frozen=True)
+class Global(_Keeping, Ranked):
     """One threshold over all layers.
 
     Parameters
@@ -163,10 +174,7 @@ class Global(Ranked):
         Units that every layer keeps.
     """
 
-    min_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_min_keep("global", self.min_keep)
+    label: ClassVar[str] = "global"
 
     def keys(self, scores: Tensor, groups: Groups, evidence: Evidence | None) -> Tensor:
         """Return the scores."""
@@ -174,7 +182,7 @@ class Global(Ranked):
 
 
 @dataclass(frozen=True)
-class Rows(Ranked):
+class Rows(_Keeping, Ranked):
     """The same share of every output row, as Wanda compares; for single weights only.
 
     Parameters
@@ -183,10 +191,7 @@ class Rows(Ranked):
         Units that every layer keeps.
     """
 
-    min_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_min_keep("rows", self.min_keep)
+    label: ClassVar[str] = "rows"
 
     def keys(self, scores: Tensor, groups: Groups, evidence: Evidence | None) -> Tensor:
         """Return the share at which each weight goes: (place in its row + 1/2) / length of the row."""
@@ -260,7 +265,7 @@ class Spread(Plan):
 
 
 @dataclass(frozen=True)
-class Uniform(Allocator):
+class Uniform(_Keeping, Allocator):
     """The same share of every layer.
 
     Parameters
@@ -269,10 +274,7 @@ class Uniform(Allocator):
         Units that every layer keeps.
     """
 
-    min_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_min_keep("uniform", self.min_keep)
+    label: ClassVar[str] = "uniform"
 
     def plan(self, scores: Tensor, groups: Groups, evidence: Evidence | None = None) -> Plan:
         """Return the spread of equal densities."""
@@ -280,7 +282,7 @@ class Uniform(Allocator):
 
 
 @dataclass(frozen=True)
-class Erk(Allocator):
+class Erk(_Keeping, Allocator):
     """Layer densities by Erdos-Renyi-Kernel: in proportion to (sum of the dimensions) / (their product), at most 1.
 
     For a weight of shape [out, in, k, k] the density is ``eps (out + in + k + k) / (out in k k)``, capped at 1, with
@@ -292,10 +294,7 @@ class Erk(Allocator):
         Units that every layer keeps.
     """
 
-    min_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_min_keep("erk", self.min_keep)
+    label: ClassVar[str] = "erk"
 
     def plan(self, scores: Tensor, groups: Groups, evidence: Evidence | None = None) -> Plan:
         """Return the spread of those densities."""
