@@ -43,7 +43,7 @@ $(STAMP):
 	    echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 	@pwd > $(VENV)/.place
 	@$(PY) -m pip install --disable-pip-version-check --no-input --progress-bar off \
-	    -c constraints.txt -e '.[dev,ipopt,minilm,moo,pruning,scip,sionna]' >$(VENV)/pip.log 2>&1 || { \
+	    -c constraints.txt -e '.[dev,diffusion,ipopt,minilm,moo,pruning,scip,sionna]' >$(VENV)/pip.log 2>&1 || { \
 	    tail -n 20 $(VENV)/pip.log >&2; \
 	    echo "error: installing into $(VENV) failed (all of it: $(VENV)/pip.log); 'make setup' tries again" >&2; \
 	    exit 1; }
@@ -95,10 +95,12 @@ results: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --design feel --rounds 150
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --design feel --data digits --sizes 4 40 --batch 0 --rounds 150 --seeds 5
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_coinference.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_feddpq.py
 
 results-short: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --short --out out/results
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --short --design feel --seeds 1 --out out/results
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_feddpq.py --short --out out/results
 
 bench: $(STAMP)
 	@for script in benchmarks/bench_*.py; do \
