@@ -89,7 +89,10 @@ class Received(Aggregation):
 
 
 class Unbiased(Aggregation):
-    """sum N_u x_u / (1 - q_u) / N over the packets that arrived: its mean over losses is that without losses."""
+    """sum N_u x_u / s_u / N over the packets that arrived, s_u the probability of that (L3').
+
+    Its mean over losses, and over who joins by chance, is that of everyone without losses.
+    """
 
     name = "unbiased"
 

@@ -88,6 +88,13 @@ class Cutting:
         """Return what devices hold."""
         return self._held
 
+    def note(self, round_: int) -> None:
+        """Remember the cuts that a round's schedule asks for, also where nobody starts who could be cut."""
+        for u in self._active.tolist():
+            ratio = self.pruner.schedule.ratio(round_, self._rounds, float(self._ratios[u]))
+            if ratio is not None:
+                self._due[u] = ratio
+
     def cut(
         self,
         weights: Tensor,
@@ -102,10 +109,7 @@ class Cutting:
         The weights are a new tensor where a hook or a global mask changed them. Evidence is charged to the ledger.
         """
         pruner = self.pruner
-        for u in self._active.tolist():
-            ratio = pruner.schedule.ratio(round_, self._rounds, float(self._ratios[u]))
-            if ratio is not None:
-                self._due[u] = ratio
+        self.note(round_)
         # a global mask is everyone's, whoever starts now
         who = self._active if pruner.scope == "global" else starters
         cut = {u: self._due.pop(u) for u in who.tolist() if u in self._due}

@@ -25,7 +25,7 @@ from jointopt.system import FEASIBILITY_TOLERANCE, FloatArray, System
 if TYPE_CHECKING:
     from jointopt.federated.codecs import Codec
 
-__all__ = ["BUFFER_BITS", "Held", "Ledger", "RoundCost", "round_cost"]
+__all__ = ["BUFFER_BITS", "Held", "Ledger", "RoundCost", "generation_cost", "round_cost"]
 
 HEADER_BITS = Uniform.header_bits
 BUFFER_BITS = 32
@@ -168,6 +168,22 @@ def round_cost(
     )
 
 
+def generation_cost(system: System, decision: Decision, synthetic: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+    """Return energy [J] and delay [s] of making so many synthetic samples on each device, arrays ``[devices]``.
+
+    With the decision's `frequency` where it has one, else the device's, unless the system's section `augmentation` has
+    one for the generator. What is not known to the system costs nothing.
+    """
+    size = len(system)
+    if system.augmentation is None or not np.any(synthetic):
+        return np.zeros(size), np.zeros(size)
+    chosen = np.broadcast_to(np.asarray(decision.get("frequency", system.devices.frequency), np.float64), (size,))
+    # whoever makes none may be given 0 Hz
+    frequency = np.where(synthetic > 0, chosen, 1.0)
+    energy = system.augmentation.sample_energy(frequency, system.devices.capacitance)
+    return synthetic * energy, synthetic * system.augmentation.sample_delay(frequency)
+
+
 ARRAYS = ("gain", "lost", "worked", "sent", "bits", "delay", "energy", "faded_delay", "faded_energy")
 
 
@@ -179,7 +195,8 @@ class Ledger:
     (mean 1), `lost` (a sent packet did not arrive). `faded_delay_exceeded` and `faded_energy_exceeded` count rounds
     per device, shape ``[devices]``.
 
-    `cost` is that of the coming round; it changes where masks do.
+    `cost` is that of the coming round; it changes where masks do. What was done before round 1 is booked apart:
+    `synthetic_samples` made, `generation_energy` [J] and `generation_delay` [s] they took, arrays ``[devices]``.
     """
 
     gain: FloatArray
@@ -192,7 +209,15 @@ class Ledger:
     faded_delay: FloatArray
     faded_energy: FloatArray
 
-    def __init__(self, system: System, decision: Decision, *, local_steps: int = 1, packets: int = 1) -> None:
+    def __init__(
+        self,
+        system: System,
+        decision: Decision,
+        *,
+        local_steps: int = 1,
+        packets: int = 1,
+        synthetic: NDArray[np.int64] | None = None,
+    ) -> None:
         self.system, self.decision = system, decision
         self._local_steps, self._packets = local_steps, packets
         self.cost = round_cost(system, decision, local_steps=local_steps, packets=packets)
@@ -204,6 +229,8 @@ class Ledger:
         self._rows: dict[str, list[NDArray[Any]]] = {name: [] for name in ARRAYS}
         self._evidence_bits = np.zeros(len(system), dtype=np.int64)
         self._evidence_samples = np.zeros(len(system))
+        self.synthetic_samples = np.zeros(len(system), dtype=np.int64) if synthetic is None else synthetic
+        self.generation_energy, self.generation_delay = generation_cost(system, decision, self.synthetic_samples)
 
     def hold(self, held: Held | None, codec: Codec | None = None) -> None:
         """Set the cost of the rounds to come from what devices hold and how it is sent."""

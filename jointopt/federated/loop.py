@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from jointopt.decision import Decision
 from jointopt.errors import InputError, JointoptError, NonFiniteError
 from jointopt.federated.aggregation import Aggregation, ServerRule
-from jointopt.federated.clocks import Clock
+from jointopt.federated.clocks import Clock, Event
 from jointopt.federated.codecs import Codec, ErrorFeedback, Payload, decode_mask, encode_mask
 from jointopt.federated.cutting import Cutting
 from jointopt.federated.engines import Client, Engine, Job, choose, engine, measure
@@ -70,6 +70,8 @@ class Plan:
     device: torch.device
     precision: str
     evidence_samples: int
+    attendance: FloatArray | None = None
+    """Probability that each device joins a round, shape [devices]; everyone always does when None."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,15 @@ class Loop:
         self.samples = task.samples
         self.bits = decision["bits"].astype(np.int64)
         self.active = np.flatnonzero(np.asarray(decision.get("selected", np.ones(len(system)))) > 0.5)
-        self.ledger = Ledger(system, decision, local_steps=plan.local_steps, packets=plan.rule.packets)
+        self.ledger = Ledger(
+            system,
+            decision,
+            local_steps=plan.local_steps,
+            packets=plan.rule.packets,
+            synthetic=None if task.synthetic is None else task.synthetic.counts.sum(axis=1),
+        )
+        # of the loss whose gradient the system's target is about
+        self.mix = None if system.target is None or system.augmentation is None else system.augmentation.class_mix
         self.cutting = Cutting(
             decision, system, self.losses, plan.pruner, plan.rounds, plan.seed, self.active, plan.evidence_samples
         )
@@ -214,6 +224,9 @@ class Loop:
         """Return who takes the server's model now."""
         if not self.plan.clock.waits:
             return self.idle
+        if self.plan.attendance is not None:
+            luck = stream(self.plan.seed, "attendance", round_).random(len(self.samples))
+            return self.active[(luck < self.plan.attendance)[self.active]]
         if self.plan.participation >= len(self.active):
             return self.active
         chosen = stream(self.plan.seed, "selection", round_).permutation(self.active)[: self.plan.participation]
@@ -223,6 +236,7 @@ class Loop:
         """Let devices take the server's model: masks, channel, and when they will be done."""
         starters = self._starters(round_)
         if len(starters) == 0:
+            self.cutting.note(round_)
             return starters
         try:
             weights, changed = self.cutting.cut(
@@ -415,18 +429,25 @@ class Loop:
 
     # What the server does -------------------------------------------------------------------------------------
 
+    def _next(self, working: NDArray[np.int64]) -> Event:
+        """Return the event that ends the round; a round that nobody joins takes no time."""
+        if len(working) == 0:
+            return Event(self.now, np.empty(0, dtype=np.int64))
+        planned = self.ledger.planned()[0]
+        return self.plan.clock.next(self.now, self.tick, self.finish[working], planned[working])
+
     def step(self) -> Step:
         """Do one round; nothing but the clock's and the parts' own state changes before `accept`."""
         round_ = self.round + 1
         plan = self.plan
         starters = self._start(round_)
         working = starters if plan.clock.waits else self.active
-        planned = self.ledger.planned()[0]
-        event = plan.clock.next(self.now, self.tick, self.finish[working], planned[working])
+        event = self._next(working)
         done = working[event.devices]
         nominal = float(self.samples[self.active].sum())
         total = plan.aggregation(len(self.weights), nominal, plan.device)
-        share = len(starters) / len(self.active) if plan.clock.waits else 1.0
+        # of those selected, how many are drawn; who joins by chance is weighed by the probability of that instead
+        share = min(plan.participation / len(self.active), 1.0) if plan.clock.waits else 1.0
         loss = present = 0.0
         arrived: list[tuple[int, Tensor, Tensor | None]] = []
         buffers = torch.zeros(len(self.buffers), dtype=torch.float64, device=plan.device)
@@ -446,6 +467,8 @@ class Loop:
                 continue
             weight = size / float(self.frequency[u] * share)
             arrival = (1.0 - float(self.ledger.cost.packet_error[u])) * (1.0 - float(plan.dropout[u]))
+            if plan.attendance is not None:
+                arrival *= float(plan.attendance[u])
             total.add(index, sent, weight, max(arrival, 1e-12))
             if beside is not None:
                 arrived.append((u, beside, index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import nn
 
 from jointopt._version import __version__
 from jointopt.decision import Decision
-from jointopt.errors import InputError
+from jointopt.errors import InputError, is_real, is_whole
 from jointopt.federated.ledger import Ledger
 from jointopt.federated.task import Task
 from jointopt.files import write_json
@@ -26,11 +27,21 @@ from jointopt.system import System
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Curve", "Status", "TrainingResult"]
+__all__ = ["SCHEMA", "Curve", "Reached", "Status", "TrainingResult"]
 
 SCHEMA = "jointopt.training/1"
 
 Status = Literal["completed", "interrupted", "diverged"]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When a run first reached a target, and what it had cost by then: energy [J], delay [s], bits sent."""
+
+    round: int
+    energy: float
+    delay: float
+    bits: int | float
 
 
 class Curve:
@@ -54,19 +65,96 @@ class Curve:
         reached = [r["test_accuracy"] for r in self.rows if r["test_accuracy"] is not None and r[key] <= most]
         return reached[-1] if reached else None
 
-    def _cost_to(self, accuracy: float, key: str) -> float | None:
+    def reached(
+        self, accuracy: float | None = None, *, gradient_norm: float | None = None, window: int = 1
+    ) -> Reached | None:
+        """Return the round at which a target was met, and all that it took, generation included.
+
+        Parameters
+        ----------
+        accuracy : float
+            Test accuracy to be reached, by the mean of the last `window` evaluations.
+        gradient_norm : float
+            Instead: what the mean of ||grad F||^2 over the rounds so far is to fall to for good (theory 2b). F is the
+            loss of the system's target, over real samples and with its class mix, where the system has sections
+            `target` and `augmentation`; else that over all samples. For rounds not measured the value measured last
+            stands.
+        window : int
+            Evaluations in the mean of the accuracy.
+
+        Returns
+        -------
+        Reached or None
+            None where it was never met, or not measured.
+
+        Raises
+        ------
+        InputError
+            Both targets or none are given, or one is out of its range.
+        """
+        if (accuracy is None) == (gradient_norm is None):
+            raise InputError("reached: give accuracy or gradient_norm, one of them")
+        if not (is_whole(window) and window >= 1):
+            raise InputError(f"reached: window must be a whole number of at least 1, found {window!r}")
+        if gradient_norm is None:
+            if not (is_real(accuracy) and 0.0 <= float(accuracy) <= 1.0):  # type: ignore[arg-type]
+                raise InputError(f"reached: accuracy must lie in 0 .. 1, found {accuracy!r}")
+            row = self._accurate(float(accuracy), window)  # type: ignore[arg-type]
+        else:
+            if not (is_real(gradient_norm) and math.isfinite(gradient_norm) and gradient_norm > 0.0):
+                raise InputError(f"reached: gradient_norm must be finite and above 0, found {gradient_norm!r}")
+            if window != 1:
+                raise InputError("reached: window is for accuracy; gradient_norm takes the mean over all rounds")
+            row = self._flat(float(gradient_norm))
+        if row is None:
+            return None
+        return Reached(
+            round=int(row["round"]),
+            energy=float(row["cumulative_energy"]),
+            delay=float(row["cumulative_delay"]),
+            bits=row["cumulative_bits"],
+        )
+
+    def _accurate(self, accuracy: float, window: int) -> dict[str, Any] | None:
+        last: list[float] = []
         for row in self.rows:
-            if row["test_accuracy"] is not None and row["test_accuracy"] >= accuracy:
-                return float(row[key])
+            if row["test_accuracy"] is None:
+                continue
+            last = [*last, row["test_accuracy"]][-window:]
+            # a mean of equal numbers may differ from them by rounding
+            if len(last) == window and math.fsum(last) / window >= accuracy * (1.0 - 1e-12):
+                return row
         return None
+
+    def _flat(self, most: float) -> dict[str, Any] | None:
+        """Return the first measured row from which on the mean over the rounds so far is at most so much.
+
+        Gradients often start small and grow before they fall: a mean that was low once need not stay so.
+        """
+        total, last, counted = 0.0, None, 0
+        first: dict[str, Any] | None = None
+        for row in self.rows:
+            measured = row.get("target_gradient_norm_squared", row["gradient_norm_squared"])
+            if measured is None:
+                continue
+            between = row["round"] - counted - 1
+            total += (measured if last is None else last) * between + measured
+            last, counted = measured, row["round"]
+            if total / counted > most:
+                first = None
+            elif first is None:
+                first = row
+        return first
 
     def energy_to(self, accuracy: float) -> float | None:
         """Return the energy [J] of all devices until a test accuracy was first evaluated; None if never."""
-        return self._cost_to(accuracy, "cumulative_energy")
+        found = self.reached(accuracy)
+        return None if found is None else found.energy
 
     def delay_to(self, accuracy: float) -> float | None:
         """Return the delay [s] until a test accuracy was first evaluated; None if never."""
-        return self._cost_to(accuracy, "cumulative_delay")
+        found = self.reached(accuracy)
+        return None if found is None else found.delay
 
 
 def _words(loss: float | None) -> str:
@@ -88,8 +176,12 @@ class TrainingResult(Curve):
         ``gradient_norm_squared`` ||grad F(w)||^2 of the server's model before it, over the samples of all devices (None
         in rounds that are not evaluated); ``round_delay`` [s] on the clock, with one that waits the largest of the
         devices; ``round_energy`` [J], the sum over devices; ``round_bits``; ``cumulative_delay``,
-        ``cumulative_energy``, ``cumulative_bits``; ``received``, packets that arrived; ``violations``, budgets broken
-        by the booked costs.
+        ``cumulative_energy``, ``cumulative_bits``, all with what synthetic samples took before round 1; ``received``,
+        packets that arrived; ``violations``, budgets broken by the booked costs. Where the system has sections `target`
+        and `augmentation`, ``target_gradient_norm_squared`` too: that of the loss the target is about, over real
+        samples and with the section's class mix.
+    system : System
+        As given, before augmentation; that of the ledger is the one after it.
     decision : Decision
         What was carried out: pruning ratios rounded up to whole numbers of weights.
     ledger : Ledger
@@ -175,6 +267,12 @@ class TrainingResult(Curve):
             f"energy           {last['cumulative_energy']:.4g} J ({last['round_energy']:.4g} J a round)",
             f"bits sent        {last['cumulative_bits']:.4g}",
         ]
+        made = int(ledger.synthetic_samples.sum())
+        if made:
+            lines.append(
+                f"of this, before  {ledger.generation_energy.sum():.4g} J, {ledger.generation_delay.max():.4g} s "
+                f"to make {made} synthetic samples"
+            )
         sent = int(ledger.sent.sum())
         lost = int(ledger.lost.sum())
         lines.append(f"packets lost     {lost} of {sent}" + (f" ({lost / sent:.2%})" if sent else ""))
@@ -220,9 +318,18 @@ class TrainingResult(Curve):
                 **totals,
                 "faded_delay_exceeded": self.ledger.faded_delay_exceeded.tolist(),
                 "faded_energy_exceeded": self.ledger.faded_energy_exceeded.tolist(),
+                **self._generation(),
             },
             "scenario": self.system.to_dict(),
         }
+
+    def _generation(self) -> dict[str, Any]:
+        """Return what synthetic samples took by device, nothing where there are none."""
+        ledger = self.ledger
+        if not np.any(ledger.synthetic_samples):
+            return {}
+        names = ("synthetic_samples", "generation_energy", "generation_delay")
+        return {name: getattr(ledger, name).tolist() for name in names}
 
     def save(self, path: str | Path) -> Path:
         """Write `to_dict` as JSON, whole or not at all (see `jointopt.files.write_json`)."""

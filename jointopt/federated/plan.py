@@ -17,7 +17,7 @@ from jointopt.system import System
 __all__ = ["trainable"]
 
 _NEEDED = ("pruning_ratio", "power")
-_OPTIONAL = ("bits", "bandwidth", "frequency", "selected")
+_OPTIONAL = ("bits", "bandwidth", "frequency", "selected", "augmentation_level")
 
 
 def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int] = Uniform.widths) -> Decision:
@@ -32,7 +32,8 @@ def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int]
     -------
     Decision
         All variables of shape ``[devices]``, bits among them. Devices that are not selected keep whatever values
-        they were given (0 W or 0 Hz, say), except that they prune nothing; none of it is used.
+        they were given (0 W or 0 Hz, say), except that they prune nothing and make no synthetic samples; none of it
+        is used.
 
     Raises
     ------
@@ -55,6 +56,11 @@ def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int]
         if value.shape[0] not in (1, size):
             raise InputError(f"decision: was made for {value.shape[0]} devices, the scenario has {size}")
     values = {name: np.broadcast_to(value, (size,)).copy() for name, value in plain.items()}
+    if "augmentation_level" in values and system.augmentation is None:
+        raise InputError(
+            "decision.augmentation_level: the scenario has no section 'augmentation', so nothing is known of its "
+            "classes or of what synthetic samples cost"
+        )
 
     selected = values.get("selected", np.ones(size))
     learner = system.learner
@@ -85,6 +91,11 @@ def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int]
             for name in ("power", "bandwidth", "frequency")
             if name in values
         ),
+        *(
+            (name, (values[name] < 0.0) | (values[name] > 1.0), "must lie between 0 and 1")
+            for name in ("augmentation_level",)
+            if name in values
+        ),
     ]
     for name, bad, rule in rules:
         if name != "selected":
@@ -94,5 +105,7 @@ def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int]
             raise InputError(f"decision.{name}[device {u}]: {float(values[name][u])!r} {rule}")
     if not np.any(selected == 1.0):
         raise InputError("decision.selected: no device takes part")
+    if "augmentation_level" in values:
+        values["augmentation_level"] = np.where(selected == 1.0, values["augmentation_level"], 0.0)
     values["pruning_ratio"] = np.asarray(snap(np.where(selected == 1.0, ratio, 0.0), learner.parameters))
     return Decision(values)

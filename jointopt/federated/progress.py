@@ -1,4 +1,4 @@
-"""A bar that says how far a training run is and how long it will still take."""
+"""Bars that say how far long work is and how long it will still take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["progress_bar"]
+__all__ = ["counting_bar", "progress_bar"]
 
 
 @contextmanager
@@ -31,3 +31,18 @@ def progress_bar(show: bool, rounds: int, done: int = 0) -> Iterator[Callable[[M
             bar.update(task, completed=row["round"], description=f"training:{loss}{accuracy}")
 
         yield tell
+
+
+@contextmanager
+def counting_bar(show: bool, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many are done; it draws on standard error, or does nothing."""
+    if not show:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)

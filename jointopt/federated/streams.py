@@ -22,6 +22,8 @@ STREAMS: Mapping[str, int] = {
     "mask": 5,
     "network": 6,
     "evidence": 7,
+    "synthesis": 8,
+    "attendance": 9,
 }
 """Keys of the streams; fixed, so that old results stay reproducible."""
 

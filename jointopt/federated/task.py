@@ -10,8 +10,10 @@ import operator
 import os
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -21,11 +23,15 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from jointopt.data import Dataset, load, partition
-from jointopt.errors import InputError
+from jointopt.errors import InputError, is_whole
 from jointopt.federated.ledger import BUFFER_BITS
 from jointopt.federated.networks import build, cnn, count_parameters
+from jointopt.federated.synthetic import Synthetic, checked_level, missing, synthesize
 from jointopt.pruning.layout import Layout
-from jointopt.system import System
+from jointopt.system import FloatArray, System
+
+if TYPE_CHECKING:
+    from jointopt.augmentation import Generator
 
 __all__ = ["Losses", "Task"]
 
@@ -56,6 +62,8 @@ class Task:
         How the task was made, for the record.
     loss : callable
         ``loss(outputs, labels)``, the mean over the samples given.
+    synthetic : Synthetic or None
+        How it was augmented, None where all samples are real; see `augmented`.
     """
 
     data: Dataset
@@ -67,6 +75,7 @@ class Task:
     alpha: float | None = None
     seed: int = 0
     loss: Loss = field(default=cross_entropy, repr=False)
+    synthetic: Synthetic | None = None
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -104,6 +113,7 @@ class Task:
         scheme: str = "dirichlet",
         sizes: ArrayLike | None = None,
         shards: int | None = None,
+        among: ArrayLike | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         folder: str | os.PathLike[str] | None = None,
@@ -121,6 +131,9 @@ class Task:
             a module, whose present weights are the initial ones.
         devices, alpha, scheme, sizes, shards
             The split over the devices (see `jointopt.data.partition`).
+        among
+            Indices of the training samples that devices may hold, such as those that are not public
+            (`jointopt.augmentation.public_split`); all when not given.
         batch_size
             Samples per local step; all of a device's samples when not given.
         seed
@@ -138,24 +151,23 @@ class Task:
             An argument is out of its range, or data or network are not known.
         """
         dataset = load(data, folder) if isinstance(data, str) else data
+        held = np.arange(len(dataset.train_labels)) if among is None else _rows(among, len(dataset.train_labels))
         parts = partition(
-            dataset.train_labels,
+            dataset.train_labels[held],
             devices,
             scheme=scheme,
             alpha=alpha,
             sizes=sizes,
             shards=shards,
-            writers=dataset.writers,
+            writers=None if dataset.writers is None else dataset.writers[held],
             seed=seed,
             minimum=1,
         )
-        if isinstance(network, str):
-            module = build(network, dataset.inputs_shape, dataset.classes, seed, **options)
-        else:
-            module = deepcopy(network)
+        if among is not None:
+            parts = [held[part] for part in parts]
         return cls(
             data=dataset,
-            module=module,
+            module=_module(network, dataset, seed, options),
             parts=tuple(parts),
             batch_size=batch_size,
             network=network if isinstance(network, str) else "custom",
@@ -180,13 +192,15 @@ class Task:
     ) -> Self:
         """Make a task with exactly the system's sample counts and batch size; arguments as in `make`.
 
-        Without `network`, the known one that has the learner's parameter counts on the data is taken.
+        Without `network`, the known one that has the learner's parameter counts on the data is taken. Where the system
+        says which classes its devices hold (section `augmentation`), they get random samples of exactly these, and
+        `scheme` and `alpha` play no part.
 
         Raises
         ------
         InputError
-            The data set has fewer samples than the system's devices hold together, or the network's parameter
-            counts are not those of the system's learner.
+            The data set has fewer samples than the system's devices hold together, or fewer of a class or other
+            classes, or the network's parameter counts are not those of the system's learner.
         """
         dataset = load(data, folder) if isinstance(data, str) else data
         wanted, there = int(system.devices.samples.sum()), len(dataset.train_labels)
@@ -200,18 +214,31 @@ class Task:
             want = (system.learner.parameters, system.learner.unpruned_parameters)
             network, found = _matching(dataset, want) or ("mlp", {})
             options = {**found, **options}
-        task = cls.make(
-            data=dataset,
-            network=network,
-            devices=len(system),
-            alpha=alpha,
-            scheme=scheme,
-            sizes=system.devices.samples.astype(np.int64),
-            batch_size=system.learner.batch_size,
-            seed=seed,
-            loss=loss,
-            **options,
-        )
+        if system.augmentation is not None:
+            parts = _dealt(dataset, system.augmentation.class_counts.astype(np.int64), seed)
+            task = cls(
+                data=dataset,
+                module=_module(network, dataset, seed, options),
+                parts=parts,
+                batch_size=system.learner.batch_size,
+                network=network if isinstance(network, str) else "custom",
+                scheme="class counts",
+                seed=int(seed),
+                loss=loss,
+            )
+        else:
+            task = cls.make(
+                data=dataset,
+                network=network,
+                devices=len(system),
+                alpha=alpha,
+                scheme=scheme,
+                sizes=system.devices.samples.astype(np.int64),
+                batch_size=system.learner.batch_size,
+                seed=seed,
+                loss=loss,
+                **options,
+            )
         task.check(system)
         return task
 
@@ -220,8 +247,9 @@ class Task:
 
     def __repr__(self) -> str:
         batch = "full batch" if self.batch_size is None else f"batches of {self.batch_size}"
+        made = "" if self.synthetic is None else f" ({int(self.synthetic.counts.sum())} of them synthetic)"
         return (
-            f"Task({self.name}, {self.network}: {len(self)} devices, {int(self.samples.sum())} samples, "
+            f"Task({self.name}, {self.network}: {len(self)} devices, {int(self.samples.sum())} samples{made}, "
             f"{self.parameters + self.unpruned_parameters} parameters, {batch})"
         )
 
@@ -236,6 +264,79 @@ class Task:
     def samples(self) -> NDArray[np.int64]:
         """Samples of each device, N_u, shape [devices]."""
         return np.array([len(part) for part in self.parts], dtype=np.int64)
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Samples of each class on each device, shape [devices, classes]."""
+        labels, classes = self.data.train_labels.numpy(), self.data.classes
+        return np.stack([np.bincount(labels[part], minlength=classes) for part in self.parts]).astype(np.int64)
+
+    def augmented(
+        self,
+        generator: Generator | None,
+        level: ArrayLike,
+        *,
+        seed: int = 0,
+        folder: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> Task:
+        """Return the task with synthetic samples of the rarer classes on every device; the test set stays real.
+
+        A synthetic sample depends on the seed, the generator, its device, its class, its number and the devices' class
+        counts, not on the level. Where a level adds nothing, the task itself is returned.
+
+        Parameters
+        ----------
+        generator : Generator
+            What makes them; may be None where the level adds nothing.
+        level : float or array, shape [devices]
+            From 0, which adds nothing, to 1, which makes all classes of a device as large as the largest (see
+            `jointopt.models.augmentation.augmented_counts`).
+        seed : int
+            Seed of the samples.
+        folder : path, optional
+            Where samples are kept as they are made, so that stopped work goes on and other levels find them.
+        progress : bool
+            Show a bar with the time left, on standard error.
+
+        Raises
+        ------
+        InputError
+            The task is augmented already, an argument is out of its range, or the generator was made for other data.
+        """
+        if self.synthetic is not None:
+            raise InputError(
+                f"task: holds {int(self.synthetic.counts.sum())} synthetic samples already; augment the task it was "
+                "made from"
+            )
+        if not (is_whole(seed) and seed >= 0):
+            raise InputError(f"seed: must be a whole number of at least 0, found {seed!r}")
+        levels, held = checked_level(level, len(self)), self.class_counts
+        counts = missing(held, levels)
+        if not np.any(counts):
+            return self
+        if generator is None:
+            raise InputError(
+                f"generator: augmentation_level adds {int(counts.sum())} synthetic samples, which a generator must "
+                "make; give generator=..."
+            )
+        generator.check(self.data)
+        where = None if folder is None else Path(folder)
+        inputs, labels = synthesize(held, counts, generator, int(seed), where, progress)
+        first = len(self.data.train_labels)
+        data = replace(
+            self.data,
+            train_inputs=torch.cat([self.data.train_inputs, inputs]),
+            train_labels=torch.cat([self.data.train_labels, torch.from_numpy(labels)]),
+            writers=None,
+        )
+        added = np.split(first + np.arange(len(labels)), np.cumsum(counts.sum(axis=1))[:-1])
+        return replace(
+            self,
+            data=data,
+            parts=tuple(np.concatenate([part, more]) for part, more in zip(self.parts, added, strict=True)),
+            synthetic=Synthetic(levels, generator.name, generator.fingerprint, int(seed), first, counts),
+        )
 
     @property
     def parameters(self) -> int:
@@ -258,7 +359,8 @@ class Task:
         Raises
         ------
         InputError
-            The numbers of devices, samples or parameters, or the batch size differ; the message names both.
+            The numbers of devices, samples (of a class, where the system tells) or parameters, or the batch size
+            differ; the message names both.
         """
         cure = "System.from_task(task, template=system) takes the task's numbers"
         if len(system) != len(self):
@@ -273,6 +375,8 @@ class Task:
                 f"task: device {u} holds {self.samples[u]} samples, the scenario says "
                 f"{int(system.devices.samples[u])}; Task.for_system(system, ...) makes one that fits, {cure}"
             )
+        if system.augmentation is not None:
+            self._check_classes(system.augmentation.class_counts, cure)
         learner = system.learner
         have, want = (
             (self.parameters, self.unpruned_parameters),
@@ -297,6 +401,50 @@ class Task:
                 "(None is the full batch); give both the same"
             )
 
+    def _check_classes(self, wanted: FloatArray, cure: str) -> None:
+        """Refuse class counts that are not the task's."""
+        held = self.class_counts
+        if held.shape != wanted.shape:
+            raise InputError(
+                f"task: '{self.name}' has {held.shape[1]} classes, the scenario's augmentation.class_counts "
+                f"{wanted.shape[1]}; {cure}"
+            )
+        if np.any(held != wanted):
+            u, label = (int(i) for i in np.argwhere(held != wanted)[0])
+            raise InputError(
+                f"task: device {u} holds {held[u, label]} samples of class {label}, the scenario says "
+                f"{int(wanted[u, label])}; Task.for_system(system, ...) makes one that fits, {cure}"
+            )
+
+
+def _module(network: str | nn.Module, data: Dataset, seed: int, options: dict[str, Any]) -> nn.Module:
+    """Return a network for some data, with initial weights of its own."""
+    if isinstance(network, str):
+        return build(network, data.inputs_shape, data.classes, seed, **options)
+    return deepcopy(network)
+
+
+def _dealt(data: Dataset, counts: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], ...]:
+    """Deal random samples out so that each device gets so many of each class, counts [devices, classes]."""
+    if counts.shape[1] != data.classes:
+        raise InputError(
+            f"task: the scenario's augmentation.class_counts are of {counts.shape[1]} classes, '{data.name}' has "
+            f"{data.classes}"
+        )
+    rng, labels = np.random.default_rng(seed), data.train_labels.numpy()
+    pieces: list[list[NDArray[np.int64]]] = [[] for _ in counts]
+    for label, wanted in enumerate(counts.T):
+        pool = np.flatnonzero(labels == label)
+        if wanted.sum() > len(pool):
+            raise InputError(
+                f"task: the scenario's devices hold {wanted.sum()} samples of class {label} together, '{data.name}' "
+                f"has {len(pool)} to train on; choose another data set, or lower augmentation.class_counts"
+            )
+        dealt = np.split(rng.permutation(pool)[: wanted.sum()], np.cumsum(wanted)[:-1])
+        for piece, samples in zip(pieces, dealt, strict=True):
+            piece.append(samples)
+    return tuple(np.sort(np.concatenate(piece)).astype(np.int64) for piece in pieces)
+
 
 def _matching(data: Dataset, want: tuple[int, int]) -> tuple[str, dict[str, Any]] | None:
     """Return the known network and its options that have the wanted parameter counts on the data, if any."""
@@ -308,6 +456,22 @@ def _matching(data: Dataset, want: tuple[int, int]) -> tuple[str, dict[str, Any]
     if len(shape) == 3 and min(shape[1:]) >= 4 and count_parameters(cnn(shape, classes)) == want:
         return "cnn", {}
     return None
+
+
+def _rows(among: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Return indices of training samples, each at most once."""
+    try:
+        rows = np.asarray(among)
+    except ValueError:
+        rows = np.empty(0)
+    if rows.ndim != 1 or rows.size == 0 or rows.dtype.kind not in "iu":
+        raise InputError(f"task: among must be a list of indices of training samples, found {among!r}")
+    bad = (rows < 0) | (rows >= count)
+    if np.any(bad):
+        raise InputError(f"task: among holds {int(rows[np.argmax(bad)])}; there are {count} training samples")
+    if len(np.unique(rows)) != rows.size:
+        raise InputError("task: among holds a sample twice")
+    return rows.astype(np.int64)
 
 
 class Losses:
@@ -342,6 +506,8 @@ class Losses:
         order = torch.from_numpy(np.concatenate(task.parts))
         self.inputs = task.data.train_inputs[order].to(device)
         self.labels = task.data.train_labels[order].to(device)
+        real = len(task.data.train_labels) if task.synthetic is None else task.synthetic.first
+        self._real, self._classes = (order < real).to(device), task.data.classes
         ends = np.cumsum(task.samples)
         self.slices = [slice(int(end - n), int(end)) for end, n in zip(ends, task.samples, strict=True)]
         self._test = task.data.test_inputs.to(device), task.data.test_labels.to(device)
@@ -381,6 +547,10 @@ class Losses:
             total += share * torch.autograd.grad(loss, leaf)[0]
         return value, total.to(weights.dtype)
 
+    def gradient(self, weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the gradient [P] of the mean loss over any samples."""
+        return self._gradient(weights, inputs.to(self.inputs.device), labels.to(self.labels.device))[1]
+
     def device_gradient(
         self, weights: Tensor, device: int, rows: NDArray[np.int64] | None = None
     ) -> tuple[float, Tensor]:
@@ -394,6 +564,30 @@ class Losses:
     def global_gradient(self, weights: Tensor, buffers: Tensor | None = None) -> tuple[float, Tensor]:
         """Return F and its gradient [P] over the samples of all devices."""
         return self._gradient(weights, self.inputs, self.labels, buffers)
+
+    @cached_property
+    def class_rows(self) -> list[Tensor]:
+        """The real samples of each class that any device holds, by number."""
+        return [torch.nonzero(self._real & (self.labels == c))[:, 0] for c in range(self._classes)]
+
+    def class_gradient(self, weights: Tensor, label: int, buffers: Tensor | None = None) -> tuple[float, Tensor]:
+        """Return F^c and its gradient [P] over the real samples of a class, which must have some."""
+        rows = self.class_rows[label]
+        return self._gradient(weights, self.inputs[rows], self.labels[rows], buffers)
+
+    def mixture_gradient(self, weights: Tensor, mix: FloatArray, buffers: Tensor | None = None) -> tuple[float, Tensor]:
+        """Return sum_c mix_c F^c and its gradient [P] over real samples (theory 2b), shares `mix` [classes].
+
+        A class of which no device holds a real sample is left out, its share given to the others.
+        """
+        share = np.where([len(rows) > 0 for rows in self.class_rows], mix, 0.0)
+        share = share / share.sum() if share.sum() > 0.0 else share
+        value, total = 0.0, torch.zeros_like(weights, dtype=torch.float64)
+        for label in np.flatnonzero(share).tolist():
+            loss, gradient = self.class_gradient(weights, label, buffers)
+            value += float(share[label]) * loss
+            total += float(share[label]) * gradient
+        return value, total.to(weights.dtype)
 
     @torch.no_grad()
     def test(self, weights: Tensor, buffers: Tensor | None = None) -> tuple[float, float]:

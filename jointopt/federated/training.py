@@ -12,6 +12,9 @@ One round, as the theory assumes it (section 0) and as every part below is by de
 6. the server takes g = sum_u N_u alpha_u Q_u / sum_u N_u alpha_u over what arrived, pruned entries counted as
    zeros, and sets w <- w - eta g; where nothing arrived w stays. The server's model is never pruned.
 
+Before round 1 devices may be given synthetic samples, which the decision's `augmentation_level` asks for and which are
+booked apart; in a round each may join with some probability only, on its own (theory 2a).
+
 Each step can be another: pruner (2), algorithm (3), codec (4), aggregation and server (6), and the clock that says
 when the server goes on and with whose work.
 """
@@ -26,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -46,7 +49,10 @@ from jointopt.federated.progress import progress_bar
 from jointopt.federated.rules import ALGORITHMS
 from jointopt.federated.task import Task
 from jointopt.pruning import Layout, Pruner, pruner
-from jointopt.system import System
+from jointopt.system import FloatArray, System
+
+if TYPE_CHECKING:
+    from jointopt.augmentation import Generator
 
 __all__ = ["train"]
 
@@ -90,7 +96,9 @@ def train(
     clock: Any = "synchronous",
     delays: str = "booked",
     participation: float | int | None = None,
+    attendance: ArrayLike | None = None,
     dropout: ArrayLike = 0.0,
+    generator: Generator | None = None,
     evaluate_every: int | None = None,
     measure_gradient_every: int | None = None,
     engine: str = "auto",
@@ -108,7 +116,7 @@ def train(
 
     Same arguments, same result, bit for bit (on one machine with one number of threads), also when the run was
     stopped and resumed. Fading, losses, batches and who takes part depend on the seed alone, so two decisions trained
-    with one seed meet the same (common random numbers).
+    with one seed meet the same (common random numbers). So do synthetic samples: a higher level only adds some.
 
     A part is given by its name, by a mapping of its name and options, as ``{"name": "fedprox", "proximal": 0.1}``,
     or as the object.
@@ -117,7 +125,8 @@ def train(
     ----------
     decision : mapping
         `pruning_ratio`, `power` [W], and if chosen `bits` (else the learner's `bits_max`), `bandwidth` [Hz],
-        `frequency` [Hz] and `selected` (0 or 1), each one number or shape ``[devices]``; rounded by `trainable`.
+        `frequency` [Hz], `selected` (0 or 1) and `augmentation_level` (0 to 1; see `generator`), each one number or
+        shape ``[devices]``; rounded by `trainable`.
         Budgets it breaks are counted, not refused, so that baselines can be trained too.
     system : System
         Must fit the task (see `Task.check`).
@@ -150,8 +159,17 @@ def train(
         How long work takes on the clock: at the ergodic rate, as budgets count, or at the rate of the block drawn.
     participation : float or int, optional
         How many of the selected devices are drawn each round, or which share of them; all when not given.
+    attendance : float or array [devices], optional
+        Probability in (0, 1] with which each selected device joins a round, each on its own, in place of
+        `participation`. Who does not join computes, sends and costs nothing and is not waited for; a round that
+        nobody joins leaves all as it is. When not given, and `participation` is not either, that of the system's
+        section `target` where it has one, else 1. The unbiased aggregation divides by it too.
     dropout : float or array [devices]
         Probability that a device computes but never sends.
+    generator : Generator, optional
+        Makes the synthetic samples that the decision's `augmentation_level` asks for, which needs the system's section
+        `augmentation`. System and task are then given as they are before augmentation; what is trained and booked are
+        `System.augmented` and `Task.augmented`. What making the samples costs is booked before round 1.
     evaluate_every : int, optional
         The first, the last and every n-th round are tested; about 50 in all when not given.
     measure_gradient_every : int, optional
@@ -171,6 +189,7 @@ def train(
         Folder for checkpoints. Where it holds some of the same run, training goes on from the newest (unless
         `resume` is False, which removes them). A finished run is only read again; the number of rounds is part of what
         makes a run the same, since schedules depend on it.
+        Synthetic samples are kept in its folder "synthetic", so that they are made once.
     checkpoint_every : int
         Rounds between checkpoints; one more is written at the end, and at an interruption between two rounds.
     evidence_samples : int
@@ -214,6 +233,11 @@ def train(
         raise InputError(f"engine: unknown {engine!r}{nearest(str(engine), ('auto', 'measure', *ENGINES))}")
     chosen_codec = CODECS.make(codec)
     chosen_clock = CLOCKS.make(clock)
+    if "augmentation_level" in decision and task.synthetic is not None:
+        raise InputError(
+            "task: is augmented already, and the decision has an augmentation_level; give the task (and the system) "
+            "from before augmentation, or leave the level out"
+        )
     task.check(system)
     carried_out = trainable(decision, system, chosen_codec.widths)
     selected = int(np.sum(carried_out.get("selected", np.ones(len(system))) > 0.5))
@@ -236,7 +260,11 @@ def train(
         device=_device(device),
         precision=precision,
         evidence_samples=_whole("evidence_samples", evidence_samples, 1),
+        attendance=_attendance(attendance, participation, system, chosen_clock.waits),
     )
+    folder = _folder(checkpoint)
+    given = system
+    system, task = _augmented(carried_out, system, task, generator, seed, folder, progress)
     loop = Loop(carried_out, system, task, plan)
     settings = {
         "local_steps": local_steps,
@@ -260,9 +288,13 @@ def train(
         "device": str(plan.device),
         "precision": precision,
     }
+    if plan.attendance is not None:
+        settings["attendance"] = plan.attendance.tolist()
+    if task.synthetic is not None:
+        settings["augmentation"] = task.synthetic.settings()
     settings = checkpoints.plain(settings)
-    book = _Book(checkpoint, checkpoint_every, loop, rounds)
-    if checkpoint is not None:
+    book = _Book(folder, checkpoint_every, loop, rounds)
+    if folder is not None:
         book.begin(_identity(carried_out, system, task, plan, settings), resume)
 
     started = time.perf_counter()
@@ -295,7 +327,7 @@ def train(
             book.keep(now=True)
     loop.ledger.truncate(len(rows))
     return TrainingResult(
-        system=system,
+        system=given,
         decision=carried_out,
         rows=rows,
         ledger=loop.ledger,
@@ -344,6 +376,63 @@ def _participation(value: float | int | None, selected: int, waits: bool) -> int
     if not (is_real(value) and 0.0 < value <= 1.0):
         raise InputError(f"participation: must be a whole number of devices or a share in (0, 1], found {value!r}")
     return max(1, round(value * selected))
+
+
+def _attendance(
+    value: ArrayLike | None, participation: float | int | None, system: System, waits: bool
+) -> FloatArray | None:
+    """Return the probability with which each device joins a round, None where all always do."""
+    name = "attendance"
+    if value is None:
+        if system.target is None or participation is not None:
+            return None
+        value, name = system.target.participation, "attendance (the system's target.participation)"
+    try:
+        if np.asarray(value).dtype.kind == "b":
+            raise TypeError("bool")
+        out = np.broadcast_to(np.asarray(value, dtype=np.float64), (len(system),)).copy()
+    except (TypeError, ValueError):
+        raise InputError(f"attendance: expected one number or {len(system)}, found {value!r}") from None
+    bad = ~((out > 0.0) & (out <= 1.0))
+    if np.any(bad):
+        u = int(np.argmax(bad))
+        raise InputError(f"attendance[device {u}]: must lie above 0, up to 1, found {float(out[u])!r}")
+    if np.all(out == 1.0):
+        return None
+    if not waits:
+        raise InputError(
+            f"{name}: with a clock that does not wait every selected device works all the time; give attendance=1"
+        )
+    if participation is not None:
+        raise InputError(f"{name}: who joins by chance cannot be drawn by participation as well; give one of them")
+    return out
+
+
+def _folder(value: str | Path | None) -> Path | None:
+    if not (value is None or isinstance(value, str | Path)):
+        raise InputError(f"checkpoint: expected the path of a folder, found {value!r}")
+    folder = None if value is None else Path(value)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"checkpoint: {folder} is no folder")
+    return folder
+
+
+def _augmented(
+    decision: Decision,
+    system: System,
+    task: Task,
+    generator: Generator | None,
+    seed: int,
+    folder: Path | None,
+    progress: bool,
+) -> tuple[System, Task]:
+    """Return system and task after the augmentation that a decision asks for; the same where it adds nothing."""
+    if "augmentation_level" not in decision:
+        return system, task
+    level = decision["augmentation_level"]
+    where = None if folder is None else folder / "synthetic"
+    made = task.augmented(generator, level, seed=seed, folder=where, progress=progress)
+    return (system, task) if made is task else (system.augmented(level), made)
 
 
 def _dropout(value: ArrayLike, size: int) -> Any:
@@ -424,15 +513,11 @@ def _described(part: Any) -> Any:
 class _Book:
     """Rows of a run, and its checkpoints where a folder for them is given."""
 
-    def __init__(self, folder: str | Path | None, every: int, loop: Loop, rounds: int) -> None:
+    def __init__(self, folder: Path | None, every: int, loop: Loop, rounds: int) -> None:
         self.rows: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.seconds = 0.0
-        if not (folder is None or isinstance(folder, str | Path)):
-            raise InputError(f"checkpoint: expected the path of a folder, found {folder!r}")
-        self._folder = None if folder is None else Path(folder)
-        if self._folder is not None and self._folder.exists() and not self._folder.is_dir():
-            raise InputError(f"checkpoint: {self._folder} is no folder")
+        self._folder = folder
         self._every, self._loop, self._rounds = every, loop, rounds
         self._identity: dict[str, Any] = {}
         self._started = time.perf_counter()
@@ -489,11 +574,15 @@ def _finite(value: float) -> float | None:
 
 def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, measure: bool) -> str:
     """Do one round and append its row; return why training must stop, or nothing."""
-    before = rows[-1] if rows else {"cumulative_energy": 0.0, "cumulative_bits": 0}
-    global_loss = norm = None
+    ledger = loop.ledger
+    before = rows[-1] if rows else {"cumulative_energy": float(ledger.generation_energy.sum()), "cumulative_bits": 0}
+    global_loss = norm = aim = None
     if measure:
         value, gradient = loop.losses.global_gradient(loop.weights, loop.buffers)
         global_loss, norm = _finite(value), _finite(float(gradient.to(torch.float64).square().sum()))
+        if loop.mix is not None:
+            gradient = loop.losses.mixture_gradient(loop.weights, loop.mix, loop.buffers)[1]
+            aim = _finite(float(gradient.to(torch.float64).square().sum()))
     step = loop.step()
     fault = "" if finite(step.weights) else "a weight is not finite after the update"
     test_loss = accuracy = None
@@ -504,7 +593,7 @@ def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, meas
     started = loop.now
     # An interrupt before the row is appended leaves a round that the caller cuts off the ledger.
     loop.accept(step)
-    booked = loop.ledger.last()
+    booked = ledger.last()
     bits = booked["bits"].sum().item()
     energy = float(booked["energy"].sum())
     rows.append(
@@ -513,16 +602,18 @@ def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, meas
             "train_loss": _finite(step.loss),
             "global_loss": global_loss,
             "gradient_norm_squared": norm,
+            **({} if loop.mix is None else {"target_gradient_norm_squared": aim}),
             "test_loss": test_loss,
             "test_accuracy": accuracy,
             "round_delay": step.time - started,
             "round_energy": energy,
             "round_bits": bits,
-            "cumulative_delay": step.time,
+            # devices make their samples side by side, and round 1 waits for all of them
+            "cumulative_delay": float(ledger.generation_delay.max()) + step.time,
             "cumulative_energy": before["cumulative_energy"] + energy,
             "cumulative_bits": before["cumulative_bits"] + bits,
             "received": int(np.sum(step.sent & ~step.lost)),
-            "violations": loop.ledger.broken(),
+            "violations": ledger.broken(),
         }
     )
     return fault

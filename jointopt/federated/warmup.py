@@ -35,16 +35,28 @@ def _square(vector: Tensor) -> float:
     return float(vector.to(torch.float64).square().sum())
 
 
-class _Smoothness:
-    """Running maximum of ||difference of gradients|| / ||difference of weights||."""
+class _Seen:
+    """What was seen of a constant: its maximum, or its mean."""
 
     def __init__(self) -> None:
-        self.value = 0.0
+        self.largest = self._sum = 0.0
+        self._count = 0
 
-    def see(self, gradients: list[Tensor], others: list[Tensor], distance: float) -> None:
+    def see(self, *values: float) -> None:
+        self.largest = max(self.largest, *values)
+        self._sum, self._count = self._sum + math.fsum(values), self._count + len(values)
+
+    def value(self, typical: bool) -> float:
+        return self._sum / max(self._count, 1) if typical else self.largest
+
+
+class _Smoothness(_Seen):
+    """||difference of gradients|| / ||difference of weights||."""
+
+    def compare(self, gradients: list[Tensor], others: list[Tensor], distance: float) -> None:
         if distance > 0.0:
-            apart = max(_square(g - h) for g, h in zip(gradients, others, strict=True))
-            self.value = max(self.value, math.sqrt(apart) / distance)
+            apart = [math.sqrt(_square(g - h)) for g, h in zip(gradients, others, strict=True)]
+            self.see(*(one / distance for one in apart))
 
 
 def sample_variance(
@@ -78,6 +90,7 @@ def measure_constants(
     ratios: Sequence[float] = (0.1, 0.5, 0.9),
     variance_samples: int = 32,
     probes: int = 0,
+    typical: bool = False,
 ) -> dict[str, Any]:
     """Measure the constants of the bound along some rounds of plain gradient descent of the dense model.
 
@@ -101,6 +114,9 @@ def measure_constants(
         Small steps per round in search of the steepest curvature anywhere near the path: the first in a random
         direction, each next along the difference of gradients it met. They give a larger L, for claims beyond
         the path.
+    typical : bool
+        Means over devices, ratios and the path in place of maxima, without the margin: effective numbers, for
+        decisions rather than bounds.
 
     Returns
     -------
@@ -133,9 +149,8 @@ def measure_constants(
     rng = np.random.default_rng(seed)
     share = task.samples / task.samples.sum()
     devices = range(len(task))
-    smoothness = _Smoothness()
-    norm = offset = energy = variance = 0.0
-    spread = np.zeros(len(task))
+    smoothness, norm, offset, energy, variance = _Smoothness(), _Seen(), _Seen(), _Seen(), _Seen()
+    spread = [_Seen() for _ in devices]
     weights = losses.start.clone()
     direction = torch.from_numpy(rng.standard_normal(len(weights))).to(weights.dtype)
     before: tuple[Tensor, list[Tensor]] | None = None
@@ -156,7 +171,7 @@ def measure_constants(
                 rows = rng.choice(count, task.batch_size, replace=False)
                 gradient = losses.device_gradient(point, u, rows)[1]
             low, high = torch.aminmax(gradient[keep])
-            spread[u] = max(spread[u], float(high) - float(low))
+            spread[u].see(float(high) - float(low))
 
     everything = torch.ones_like(losses.prunable)
     for number in range(rounds + 1):
@@ -166,43 +181,44 @@ def measure_constants(
         if number == 0:
             initial_gap = loss
         if before is not None:
-            smoothness.see(each, before[1], math.sqrt(_square(weights - before[0])))
-        norm = max(norm, _square(weights[losses.prunable]))
+            smoothness.compare(each, before[1], math.sqrt(_square(weights - before[0])))
+        norm.see(_square(weights[losses.prunable]))
         squares = [_square(gradient) for gradient in each]
-        offset = max(offset, max(squares) - gradient_slope * _square(total))
+        offset.see(*(square - gradient_slope * _square(total) for square in squares))
         see_ranges(weights, everything, each)
         for ratio in ratios:
             keep = everything.clone()
             keep[losses.prunable] = keep_mask(weights[losses.prunable], ratio)
-            energy = max(energy, max(_square(gradient[~keep]) for gradient in each) / ratio)
+            energy.see(*(_square(gradient[~keep]) / ratio for gradient in each))
             pruned = weights * keep
             _, there, _ = gradients_at(pruned)
-            smoothness.see(there, each, math.sqrt(_square(weights - pruned)))
+            smoothness.compare(there, each, math.sqrt(_square(weights - pruned)))
             see_ranges(pruned, keep, there)
         for _ in range(probes):
             length = math.sqrt(_square(direction))
             if length == 0.0 or not math.isfinite(length):
                 direction = torch.from_numpy(rng.standard_normal(len(weights))).to(weights.dtype)
                 length = math.sqrt(_square(direction))
-            moved = weights + direction * (_STEP * max(1.0, math.sqrt(norm)) / length)
+            moved = weights + direction * (_STEP * max(1.0, math.sqrt(norm.largest)) / length)
             _, there, total_there = gradients_at(moved)
-            smoothness.see(there, each, math.sqrt(_square(moved - weights)))
+            smoothness.compare(there, each, math.sqrt(_square(moved - weights)))
             direction = total_there - total
         if number in (0, rounds):
             for u in devices:
                 count = int(task.samples[u])
                 if count > 1:
                     rows = rng.choice(count, min(variance_samples, count), replace=False)
-                    variance = max(variance, sample_variance(losses, weights, u, rows))
+                    variance.see(sample_variance(losses, weights, u, rows))
         before = weights, each
         weights = weights - learning_rate * total
+    margin = 1.0 if typical else MARGIN
     return {
-        "smoothness": max(MARGIN * smoothness.value, _LEAST),
-        "weight_norm_squared": MARGIN * norm,
-        "mask_energy": energy,
-        "gradient_offset": max(offset, 0.0),
+        "smoothness": max(margin * smoothness.value(typical), _LEAST),
+        "weight_norm_squared": margin * norm.value(typical),
+        "mask_energy": energy.value(typical),
+        "gradient_offset": max(offset.value(typical), 0.0),
         "gradient_slope": float(gradient_slope),
-        "quantizer_range": np.maximum(spread, _LEAST),
-        "gradient_variance": variance,
+        "quantizer_range": np.maximum([one.value(typical) for one in spread], _LEAST),
+        "gradient_variance": variance.value(typical),
         "initial_gap": max(initial_gap, _LEAST),
     }

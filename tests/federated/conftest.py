@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jointopt.data import Dataset
+from jointopt.errors import InputError
 from jointopt.federated.aggregation import SERVERS, aggregation
 from jointopt.federated.clocks import CLOCKS
 from jointopt.federated.codecs import codec
@@ -19,7 +20,7 @@ from jointopt.federated.plan import trainable
 from jointopt.federated.rules import ALGORITHMS
 from jointopt.federated.task import Task
 from jointopt.pruning import pruner
-from jointopt.system import Bound, Devices, Learner, Radio, System
+from jointopt.system import Augmentation, Bound, Devices, Learner, Radio, System, Target
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +135,49 @@ def loop_for() -> Callable[..., Loop]:
 @pytest.fixture(scope="session")
 def digits() -> Task:
     return Task.make(data="digits", devices=6, seed=1)
+
+
+class Drawn:
+    """A generator that draws real images of the class asked for; every sample depends on the whole request."""
+
+    name = "drawn"
+    operations_per_sample = 3.2e6
+
+    def __init__(self, data: Dataset, mark: str = "a") -> None:
+        self.data, self.shape, self.classes = data.name, data.inputs_shape, data.classes
+        self.fingerprint = f"0123456789abcde{mark}"
+        self.asked: list[int] = []
+        self._samples = data.train_inputs, data.train_labels.numpy()
+        self._mark = ord(mark)
+
+    def check(self, dataset: Dataset) -> None:
+        if (self.data, self.shape, self.classes) != (dataset.name, dataset.inputs_shape, dataset.classes):
+            raise InputError(f"generator 'drawn': was made for data set '{self.data}', not for '{dataset.name}'")
+
+    def sample(self, labels: Any, *, seed: int) -> Tensor:
+        self.asked.append(len(labels))
+        inputs, known = self._samples
+        rng = np.random.default_rng([seed, self._mark, *np.asarray(labels).tolist()])
+        rows = [int(rng.choice(np.flatnonzero(known == label))) for label in labels]
+        return inputs[rows].clone()
+
+
+@pytest.fixture
+def drawn() -> Callable[..., Drawn]:
+    return Drawn
+
+
+@pytest.fixture
+def dpq_system(system_for: Callable[..., System]) -> Callable[..., System]:
+    """A system that fits a task and knows its classes; with a target where its fields are given."""
+
+    def make(task: Task, target: dict[str, Any] | None = None, **changes: Any) -> System:
+        section = Augmentation(
+            class_counts=task.class_counts, gradient_bound=1.0, synthetic_gap=0.1, generation_cycles=1e5
+        )
+        system = system_for(task).replace(augmentation=section)
+        if target is not None:
+            system = system.replace(target=Target(**target))
+        return system.with_(**changes) if changes else system
+
+    return make
