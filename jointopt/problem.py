@@ -13,10 +13,11 @@ A solver never knows a design. It asks `Problem.capabilities()` for structure ob
 * `Blocks`: steps to alternate, in closed form or convex;
 * `Selection`: units that may be left out, and what the number taken does to the objective;
 * `Convex`: a whole problem that is a convex program;
+* `Staged`: units that move from state to state, stage by stage, for backward induction;
 * `Scenarios`: the problems of several systems, for one decision that must do for all;
 * `Baseline`: what the design is compared with.
 
-Without `Sums` and `Cells`, or `Convex`, there is no certificate, and no lower bound is claimed.
+Without `Sums` and `Cells`, `Convex`, or `Staged`, there is no certificate, and no lower bound is claimed.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ __all__ = [
     "Cells",
     "Conflict",
     "Convex",
+    "CostToGo",
     "Evaluation",
     "Leaves",
     "Outer",
@@ -61,6 +63,7 @@ __all__ = [
     "SelectionTree",
     "Shared",
     "SharedTree",
+    "Staged",
     "Step",
     "Sums",
     "Variable",
@@ -81,6 +84,8 @@ class Variable:
     kind: Literal["real", "integer", "binary"] = "real"
     axis: Literal["device", "common", "layer", "slot"] = "device"
     meaning: str = ""
+    stepwise: bool = False
+    """Whether what follows from it changes in steps only, so that derivatives say nothing."""
 
     def __post_init__(self) -> None:
         for end in ("lower", "upper"):
@@ -177,7 +182,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Sums:
-    """Objective (a.z + a0)/(b.z + b0) and budgets z_j <= limit_j over the sums z of the units' features."""
+    """Objective c + (a.z + a0)/(b.z + b0) and budgets z_j <= limit_j over the sums z of the units' features."""
 
     features: tuple[str, ...]
     numerator: FloatArray
@@ -185,6 +190,7 @@ class Sums:
     denominator: FloatArray
     denominator_offset: float
     limits: FloatArray
+    constant: float = 0.0
 
     @property
     def is_ratio(self) -> bool:
@@ -194,7 +200,7 @@ class Sums:
     def objective(self, sums: FloatArray) -> float:
         """Return h(z)."""
         below = float(self.denominator @ sums) + self.denominator_offset
-        return (float(self.numerator @ sums) + self.numerator_offset) / below
+        return self.constant + (float(self.numerator @ sums) + self.numerator_offset) / below
 
 
 @dataclass
@@ -460,7 +466,7 @@ class Boxes(Protocol):
 
 
 class Shared(Protocol):
-    """A few variables that all units share; between given ends the rest is `Sums` over `Boxes`.
+    """A few variables that all units share; between given ends the rest is `Sums` over `Boxes`, `Cells` or `Priced`.
 
     Each unit may then take its own value between the ends: a relaxation, exact where the ends meet.
     """
@@ -470,8 +476,11 @@ class Shared(Protocol):
     upper: FloatArray
     integer: npt.NDArray[np.bool_]
 
-    def within(self, low: FloatArray, high: FloatArray) -> tuple[Sums, Boxes]:
-        """Return the problem with the shared variables between `low` and `high`, shape [names]."""
+    def within(self, low: FloatArray, high: FloatArray) -> tuple[Sums, Boxes | Cells | Priced]:
+        """Return the problem with the shared variables between `low` and `high`, shape [names].
+
+        Where the ends differ it may be any relaxation of what lies between them.
+        """
         ...
 
     def chosen(self, decision: Mapping[str, FloatArray]) -> FloatArray:
@@ -565,14 +574,15 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """Some variables to choose with the others as they are, by the solver: a convex program, or a gradient search.
+    """Some variables to choose with the others as they are, by the solver: along derivatives, unless it says otherwise.
 
     `convex`: the objective and the constraints are convex in these variables by the rules of disciplined convex
-    programming, as `Problem.evaluate` writes them.
+    programming, as `Problem.evaluate` writes them. `search`: what Bayesian optimization is to search, from a decision.
     """
 
     variables: tuple[str, ...]
     convex: bool = False
+    search: Callable[[Decision], Search] | None = None
 
 
 @dataclass(frozen=True)
@@ -580,13 +590,14 @@ class Blocks:
     """Steps that each improve some variables with the others fixed, from a start.
 
     The alternation rests when no variable moved, or when a sweep lowered the objective by less than `tolerance`
-    (relative; 0: never for that reason), or after `max_iterations` sweeps.
+    (relative; 0: never for that reason), or after `max_iterations` sweeps. Then the `last` step is taken once.
     """
 
     start: Callable[[], Decision]
     steps: Mapping[str, Callable[[Decision], Decision] | Step]
     tolerance: float = 0.0
     max_iterations: int = 100
+    last: Step | None = None
 
 
 class Outer(Protocol):
@@ -640,6 +651,49 @@ class Convex(Protocol):
         ...
 
 
+class Staged(Protocol):
+    """Units that go from state to state in stages, each on its own; the objective is the sum of what this costs.
+
+    In every stage a unit takes an action, which costs something and leads to a state, in which to arrive costs
+    something. States, actions and where these lead are the same for all units and stages; what a unit cannot do or be
+    costs inf.
+    """
+
+    units: int
+    stages: int
+    states: int
+    successor: npt.NDArray[np.int64]
+    """State to which an action leads from a state, -1 where it leads nowhere; shape [actions, states]."""
+    start: npt.NDArray[np.int64]
+    """State of each unit before the first stage, shape [units]."""
+
+    def moving(self, stage: int, action: int, units: slice) -> FloatArray:
+        """Return the cost of an action, shape [units, 1], or [units, states] where it depends on the state left."""
+        ...
+
+    def arriving(self, stage: int, units: slice) -> FloatArray:
+        """Return the cost of arriving in every state, shape [units, states]."""
+        ...
+
+    def complete(self, path: npt.NDArray[np.int64]) -> dict[str, FloatArray]:
+        """Return the decision whose states after each stage are those of a path, shape [stages, units]."""
+        ...
+
+
+@dataclass(frozen=True)
+class CostToGo:
+    """Why a bound over the states of `Staged` holds: no action is cheaper than what this table says of its end.
+
+    `values`, shape [stages, units, states]: for every stage, unit, state left, action and state reached,
+
+        values[stage] <= moving + arriving + values[stage + 1] at the state reached, with 0 after the last stage,
+
+    so that values[0] at the starts is no more than the cost of any path.
+    """
+
+    values: FloatArray
+
+
 @dataclass(frozen=True)
 class Scenarios:
     """The problems of several systems, one decision for all; what the objective is over them."""
@@ -672,12 +726,15 @@ class Capabilities:
     boxes: Boxes | None = None
     shared: Shared | None = None
     scenarios: Scenarios | None = None
+    staged: Staged | None = None
     search: Search | None = None
     blocks: Blocks | None = None
     selection: Selection | None = None
     convex: Convex | None = None
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     conflicts: Callable[[npt.NDArray[np.int64]], list[Conflict]] | None = None
+    thresholds: Mapping[str, Problem] = field(default_factory=dict)
+    """Fields of the system that limit all units together, each with the problem whose least value it must reach."""
     note: str = ""
     """Why there is no certificate, where there is none."""
 
@@ -743,6 +800,8 @@ class Problem(ABC):
     """What kind of system the problem is about."""
     budgets: ClassVar[Mapping[str, str]] = {}
     """Quantities that the system limits for every device, to the fields that hold the limits."""
+    training: ClassVar[Mapping[str, Any]] = {}
+    """Options with which `jointopt.federated.train` carries a decision out as the design's bound assumes."""
     system: Any
 
     @classmethod
@@ -851,6 +910,16 @@ class Problem(ABC):
             raise InputError(f"decision: '{missing[0]}' is missing")
         if decision.devices not in (1, len(self.system)):
             raise InputError(f"decision: was made for {decision.devices} devices, the scenario has {len(self.system)}")
+
+    def remarks(self, evaluation: Evaluation) -> list[str]:
+        """Return what an evaluation says beside its value and parts, as lines of a summary."""
+        known = evaluation.quantities
+        if "contraction" not in known or "bound" not in known:
+            return []
+        return [
+            f"A = {float(known['contraction']):.4g} (must stay below 1); "
+            f"bound of the mean ||grad F||^2: {float(known['bound']):.4g}"
+        ]
 
     def explain(self, decision: Decision) -> Any:
         """Return a table: which constraint is tight for whom, and why."""

@@ -10,6 +10,8 @@
   formulas allow); unit bounds are the least of their leaves, or of a fresh search where no leaves are kept; their sum
   less the limits at their multipliers must give the bound. A tree over selections or shared variables must cover them
   all, with every node bounded anew. A convex program's bound is its dual function at the decision, computed again;
+  What backward induction says remains after every stage must be no more than any action costs with what remains after
+  it, and its costs those of random paths as the problem evaluates them;
 * *falsification*: seeded decisions around the one returned, and random ones completed by the problem's own search, are
   evaluated; none that is feasible may lie below the bound;
 * *infeasibility*: what is said to be in conflict cannot be met, and can be met with the relaxations that are named.
@@ -41,6 +43,7 @@ from jointopt.problem import (
     CellList,
     Cells,
     Conflict,
+    CostToGo,
     Evaluation,
     Leaves,
     Priced,
@@ -48,14 +51,17 @@ from jointopt.problem import (
     Response,
     SelectionTree,
     SharedTree,
+    Staged,
     Sums,
 )
 from jointopt.report import text_table
 from jointopt.solvers.boxes import BoxesPriced
 from jointopt.solvers.branch import respond
 from jointopt.solvers.convex import minimize_convex
+from jointopt.solvers.dispatch import solve
 from jointopt.solvers.exact import minimize_sums
-from jointopt.solvers.priced import CellsPriced, priced_of
+from jointopt.solvers.priced import CellsPriced, priced_from, priced_of
+from jointopt.solvers.staged import minimize_staged, remaining
 from jointopt.system import FloatArray
 
 if TYPE_CHECKING:
@@ -637,6 +643,8 @@ class _Verifier:
             return
         if self.result.method == "convex" or (offered.convex is not None and offered.sums is None):
             found: float | None = self._convex(offered)
+        elif offered.staged is not None and offered.sums is None:
+            found = self._staged(offered.staged)
         elif kind == "branch" and offered.shared is not None:
             found = self._shared(offered)
         elif kind == "branch" and offered.selection is not None:
@@ -670,6 +678,62 @@ class _Verifier:
             found = max(found, offered.convex.lower_bound(self.result.decision))
         self._claim(found, abs(found), "float64, dual function", loose=True)
         return found
+
+    # -- stages
+
+    def _staged(self, staged: Staged) -> float:
+        """A table of what remains after every stage: no more than any action costs, and the bound at the starts."""
+        self._paths(staged)
+        table, shape = self.result.certificate.search, (staged.stages, staged.units, staged.states)
+        if table is None:
+            # a file holds no table: another induction
+            values = minimize_staged(staged).unit_values
+            self._claim(math.fsum(values), float(np.abs(values).sum()), "float64, exact sums", loose=True)
+            return math.fsum(values)
+        if not isinstance(table, CostToGo) or table.values.shape != shape:
+            self._fail(f"certificate.search is no table of {staged.stages} stages, {staged.units} units and states")
+        size = max(1, 4_000_000 // staged.states)
+        for first in range(0, staged.units, size):
+            units = slice(first, min(first + size, staged.units))
+            after = np.zeros((units.stop - units.start, staged.states))
+            for stage in reversed(range(staged.stages)):
+                claimed = table.values[stage, units]
+                self._check(
+                    "what remains, no more than any action costs",
+                    _short(remaining(staged, stage, units, after), claimed),
+                    tell=lambda at, stage=stage, first=first: (  # type: ignore[misc]
+                        f": stage {stage}, unit {first + at // staged.states}, state {at % staged.states}"
+                    ),
+                )
+                after = claimed
+        values = table.values[0, np.arange(staged.units), staged.start]
+        self._claim(math.fsum(values), float(np.abs(values).sum()), "float64, exact sums")
+        return math.fsum(values)
+
+    def _paths(self, staged: Staged) -> None:
+        """Random paths: what the stages cost together is what the problem says of the decision."""
+        each, everyone, apart = np.arange(staged.units), slice(0, staged.units), []
+        for _ in range(COMPLETED):
+            state, total, path = staged.start, [], []
+            for stage in range(staged.stages):
+                arriving = staged.arriving(stage, everyone)
+                cost = np.full((staged.successor.shape[0], staged.units), np.inf)
+                for action, successor in enumerate(staged.successor[:, state]):
+                    moving = staged.moving(stage, action, everyone)
+                    moving = moving[:, 0] if moving.shape[1] == 1 else moving[each, state]
+                    cost[action] = np.where(successor >= 0, moving + arriving[each, successor], np.inf)
+                taken = np.where(np.isfinite(cost), self.rng.random(cost.shape), -1.0).argmax(axis=0)
+                total.append(cost[taken, each])
+                state = staged.successor[taken, state]
+                path.append(state)
+            if not np.all(np.isfinite(total)):
+                continue
+            evaluation = self.problem.evaluate(Decision(staged.complete(np.array(path))))
+            if not bool(evaluation.feasible()):
+                self._fail("a path that the stages allow is no feasible decision")
+            apart.append(float(_apart(float(evaluation.objective), math.fsum(np.ravel(total)))))
+        if apart:
+            self._check("objectives along random paths", np.array(apart))
 
     # -- sums over units
 
@@ -738,7 +802,7 @@ class _Verifier:
         spent = multipliers[limited] * sums.limits[limited]
         excess = math.fsum([*unit_bounds, *(-spent), sums.numerator_offset, -ratio * sums.denominator_offset])
         size = float(np.abs(unit_bounds).sum() + np.abs(spent).sum()) + abs(sums.numerator_offset)
-        found = self._objective_bound(sums, whole, ratio, excess)
+        found = sums.constant + self._objective_bound(sums, whole, ratio, excess)
         return found, size if sums.is_ratio else size / abs(sums.denominator_offset)
 
     def _objective_bound(self, sums: Sums, whole: Priced, ratio: float, excess: float) -> float:
@@ -752,7 +816,8 @@ class _Verifier:
             return math.fsum(whole.respond(prices, gap=1e-9).lower_bound)
 
         if excess >= 0.0:
-            return ratio + excess / (sums.denominator_offset - least(0.0 - sums.denominator))
+            most = sums.denominator_offset - least(0.0 - sums.denominator)
+            return ratio + excess / most if most > 0.0 else np.inf
         # D from below: by the units, by the limits, and by N >= n where N/D < ratio
         floors = [sums.denominator_offset + least(sums.denominator)]
         j = np.flatnonzero(sums.denominator)
@@ -1117,8 +1182,8 @@ class _Verifier:
     def _part(self, tree: SharedTree, row: int, offered: Capabilities) -> float:
         """Bound of one part, in a search of its own."""
         assert offered.shared is not None
-        sums, boxes = offered.shared.within(tree.low[row], tree.high[row])
-        priced = BoxesPriced(boxes)
+        sums, units = offered.shared.within(tree.low[row], tree.high[row])
+        priced = priced_from(units)
         gap = 0.25 * self._gap()
         if tree.bound[row] == np.inf:
             answer = minimize_sums(sums, priced, gap=gap, rounds=0)
@@ -1138,7 +1203,7 @@ class _Verifier:
             bounds = self._lower_bounds(priced, prices, gap)
             excess = math.fsum([*bounds, *(-multipliers[limited] * sums.limits[limited]), sums.numerator_offset])
             excess -= ratio * sums.denominator_offset
-            found = max(found, self._objective_bound(sums, priced, ratio, excess))
+            found = max(found, sums.constant + self._objective_bound(sums, priced, ratio, excess))
             if float(_short(found, tree.bound[row])) <= RELATIVE:
                 break
             gap *= 0.01
@@ -1235,6 +1300,9 @@ class _Verifier:
             j = int(np.flatnonzero(np.isfinite(offered.sums.limits))[0])
             least = respond(offered.cells, np.eye(len(offered.sums.features))[j], gap=1e-9).lower_bound[units]
             return ~(least <= offered.sums.limits[j])
+        if priced.units != len(problem.system):
+            # units are not the devices that conflicts name
+            return None
         response = priced.respond(offered.sums.numerator, units=units, gap=1e-3)
         return ~response.feasible & (response.lower_bound == np.inf)
 
@@ -1264,11 +1332,14 @@ class _Verifier:
     def _conflict(self, problem: Problem, conflict: Conflict) -> None:
         """A conflict of limits on sums."""
         offered = problem.capabilities()
+        if conflict.binding in offered.thresholds:
+            self._threshold(offered.thresholds[conflict.binding], conflict)
+            return
         sums, priced = offered.sums, priced_of(offered)
         if offered.shared is not None:
             # between all ends of the shared variables: where not even that relaxation has a decision
-            sums, boxes = offered.shared.within(offered.shared.lower, offered.shared.upper)
-            priced = BoxesPriced(boxes)
+            sums, units = offered.shared.within(offered.shared.lower, offered.shared.upper)
+            priced = priced_from(units)
             answer = minimize_sums(sums, priced, gap=1e-3, rounds=0)
             if answer.value is not None or answer.undecided:
                 self.unverified.append(
@@ -1285,9 +1356,9 @@ class _Verifier:
             self._together(conflict, at, sums, priced)
             return
         (name, j), *_ = at.items()
-        units = None if offered.selection is None else np.flatnonzero(offered.selection.required)
+        some = None if offered.selection is None else np.flatnonzero(offered.selection.required)
         gap = 1e-10 if getattr(priced, "sharp", False) else 1e-6
-        least = priced.respond(np.eye(len(sums.features))[j], units=units, gap=gap)
+        least = priced.respond(np.eye(len(sums.features))[j], units=some, gap=gap)
         together, limit, use = math.fsum(least.lower_bound), float(sums.limits[j]), math.fsum(least.value)
         claimed = conflict.relax[name]
         assert claimed is not None
@@ -1301,6 +1372,28 @@ class _Verifier:
             _short(claimed, use),
             allowed=max(RELATIVE, 2.0 * gap),
             tell=lambda index: f": {claimed:.17g} is said to do, {use:.17g} is the least found",
+        )
+
+    def _threshold(self, problem: Problem, conflict: Conflict) -> None:
+        """A limit on all units together lies below the least value that another problem has."""
+        name = conflict.binding
+        claimed, given = conflict.relax.get(name), conflict.budget.get(name)
+        section = next(key for key, kind in self.problem.system.sections().items() if name in kind.model_fields)
+        if claimed is None or given != float(getattr(getattr(self.problem.system, section), name)):
+            self._fail(f"infeasibility: the limit {name} is not {given!r}")
+        least = solve(problem, gap=self._gap(), seed=0)
+        if least.value is None or least.lower_bound is None:
+            self.unverified.append(f"the least {name}")
+            return
+        self._check(
+            f"least {name} against its limit",
+            _short(least.lower_bound, given),
+            tell=lambda at: f": {least.lower_bound:.17g} is proved, the limit is {given:.17g}",
+        )
+        self._check(
+            f"relaxing {name}",
+            _short(claimed, least.lower_bound),
+            tell=lambda at: f": {claimed:.17g} is said to do, at least {least.lower_bound:.17g} is needed",
         )
 
     def _together(self, conflict: Conflict, at: Mapping[str, int], sums: Sums, priced: Priced) -> None:

@@ -14,11 +14,14 @@ from jointopt.models.compression import quantization_variance
 __all__ = [
     "Gap",
     "GeneralizationGap",
+    "UnbiasedGap",
     "average_gradient_bound",
     "error_cap",
     "gap",
     "generalization_gap",
     "optimality_gap",
+    "rounds_to_target",
+    "unbiased_gap",
 ]
 
 Array = Any
@@ -169,6 +172,96 @@ def generalization_gap(
         selection=xp.where(nobody, xp.full_like(selection, float("inf")), selection),
         contraction=8.0 * gradient_slope * missing,
     )
+
+
+@dataclass(frozen=True)
+class UnbiasedGap:
+    """The gap Gamma of theorem 2 (theory 2b): unbiased aggregation of devices that take part at random.
+
+    `data` has shape ``[...]``, the others ``[..., devices]``; `contraction` sums to A, which must stay below 1.
+    """
+
+    data: Array
+    pruning: Array
+    participation: Array
+    quantization: Array
+    sampling: Array
+    contraction: Array
+
+    @property
+    def total(self) -> Array:
+        """Gamma, shape ``[...]``."""
+        xp = namespace(self.pruning, self.participation)
+        parts = self.pruning + self.participation + self.quantization + self.sampling
+        return self.data + xp.sum(parts, axis=-1)
+
+
+def unbiased_gap(
+    *,
+    weight: Array,
+    success: Array,
+    pruning_ratio: Array,
+    pruning_error: Array,
+    quantization_variance: Array,
+    sampling_variance: Array,
+    local_gap: Array,
+    data_gap: Array,
+    smoothness: Array,
+    weight_norm_squared: Array,
+    mask_energy: Array,
+    learning_rate: Array,
+) -> UnbiasedGap:
+    """Gamma and A of theorem 2 (2b [D]): aggregation sum pi_u (alpha_u/s_u) Q_u (L3', L4b), eta <= 1/L.
+
+    Gamma = 2 b_dat^2 + 2 sum pi_u (L^2 D^2 e_u + M^2 r_u) + L eta sum pi_u^2 [((1 - s_u)/s_u)(3 Z_u^2 + 3 L^2 D^2 e_u)
+    + (sigma_u^2 + sigma_Q,u^2)/s_u] and A = 3 L eta sum pi_u^2 (1 - s_u)/s_u.
+
+    Parameters
+    ----------
+    weight : array, shape [..., devices]
+        pi_u, the device's share of all samples.
+    success : array, shape [..., devices]
+        s_u: probability that a device's update counts in a round.
+    pruning_ratio, pruning_error : arrays, shape [..., devices]
+        r_u, and the share e_u of ||w||^2 removed.
+    quantization_variance, sampling_variance : arrays, shape [..., devices]
+        sigma_Q,u^2, and the variance of a batch's gradient.
+    local_gap : array, shape [..., devices]
+        Z_u >= ||grad F'_u - grad F|| (`jointopt.models.augmentation.local_gap`).
+    data_gap : array, shape [...]
+        b_dat >= ||sum pi_u grad F'_u - grad F||.
+    smoothness, weight_norm_squared, mask_energy, learning_rate : float
+        L, D^2, M^2 and eta.
+    """
+    xp = namespace(success, pruning_ratio)
+    noise = smoothness * learning_rate * weight**2
+    # what never arrives makes A and Gamma infinite, also where it is multiplied by 0
+    never = success <= 0.0
+    counted = xp.where(never, xp.ones_like(success), success)
+    missed = (1.0 - counted) / counted
+    removed = smoothness**2 * weight_norm_squared * pruning_error
+
+    def lost(term: Array) -> Array:
+        return xp.where(never, xp.full_like(term, float("inf")), term)
+
+    return UnbiasedGap(
+        data=2.0 * data_gap**2,
+        pruning=2.0 * weight * (removed + mask_energy * pruning_ratio),
+        participation=lost(noise * missed * (3.0 * local_gap**2 + 3.0 * removed)),
+        quantization=noise * quantization_variance / counted,
+        sampling=noise * sampling_variance / counted,
+        contraction=lost(3.0 * noise * missed),
+    )
+
+
+def rounds_to_target(gap: Array, contraction: Array, target: Array, initial_gap: Array, learning_rate: Array) -> Array:
+    """Rounds T = 2 Delta0/(eta [(1 - A) eps - Gamma]) to a mean ||grad F||^2 of eps (2b [D]); inf where never."""
+    xp = namespace(gap, contraction)
+    excess = as_array((1.0 - contraction) * target - gap, xp)
+    never = excess <= 0.0
+    safe = xp.where(never, xp.ones_like(excess), excess)
+    value = 2.0 * initial_gap / (learning_rate * safe)
+    return xp.where(never, xp.full_like(value, float("inf")), value)
 
 
 def average_gradient_bound(

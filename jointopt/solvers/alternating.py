@@ -1,4 +1,4 @@
-"""Steps applied in turn until nothing moves, closed forms, convex programs or gradient searches: no certificate."""
+"""Steps applied in turn until nothing moves: closed forms, convex programs, searches. No certificate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def alternating(
     monitor : Monitor
         Receives the decisions and keeps the best.
     seed : int, optional
-        Ignored: nothing is drawn.
+        Seed of steps that are searches; the others draw nothing.
     max_iterations : int, optional
         Most sweeps over all steps; the problem's own when not given.
     tolerance : float
@@ -63,23 +63,30 @@ def alternating(
         raise InputError(f"max_iterations: {max_iterations!r} must be a whole number of at least 1")
     if not (is_real(tolerance) and tolerance >= 0.0):
         raise InputError(f"tolerance: {tolerance!r} must be a number of at least 0")
-    steps = {name: _step(problem, name, step) for name, step in blocks.steps.items()}
+    seeds = np.random.SeedSequence(seed)
+    steps = {name: _step(problem, monitor, name, step, seeds) for name, step in blocks.steps.items()}
     decision = blocks.start()
     value = monitor.offer(decision)
     names = ", ".join(steps)
+    ended = f"still moving after {max_iterations} sweeps"
     for sweep in range(1, max_iterations + 1):
         before, earlier = decision, value
         for step in steps.values():
             decision = step(decision)
             value = monitor.offer(decision)
         if _at_rest(before, decision, tolerance):
-            return (
-                f"alternating ({names}): at rest after {sweep} sweep{'s' if sweep > 1 else ''}; a fixed point need "
+            ended = (
+                f"at rest after {sweep} sweep{'s' if sweep > 1 else ''}; a fixed point need "
                 "not be an optimum (every point on an active budget's curve is one)"
             )
+            break
         if sweep > 1 and abs(earlier - value) <= blocks.tolerance * abs(earlier):
-            return f"alternating ({names}): sweep {sweep} changed the objective by less than {blocks.tolerance:g}"
-    return f"alternating ({names}): still moving after {max_iterations} sweeps"
+            ended = f"sweep {sweep} changed the objective by less than {blocks.tolerance:g}"
+            break
+    if blocks.last is not None:
+        _step(problem, monitor, "last", blocks.last, seeds)(decision)
+        ended += f"; then {', '.join(blocks.last.variables)} together"
+    return f"alternating ({names}): {ended}"
 
 
 def _at_rest(before: Decision, after: Decision, tolerance: float) -> bool:
@@ -90,10 +97,26 @@ def _at_rest(before: Decision, after: Decision, tolerance: float) -> bool:
     )
 
 
-def _step(problem: Problem, name: str, step: Callable[[Decision], Decision] | Step) -> Callable[[Decision], Decision]:
+def _step(
+    problem: Problem,
+    monitor: Monitor,
+    name: str,
+    step: Callable[[Decision], Decision] | Step,
+    seeds: np.random.SeedSequence,
+) -> Callable[[Decision], Decision]:
     """Return what takes a step."""
     if not isinstance(step, Step):
         return step
+    if step.search is not None:
+        from jointopt.solvers.bayesian import bayesian_step
+
+        around = step.search
+
+        def searched(decision: Decision) -> Decision:
+            drawn = int(seeds.spawn(1)[0].generate_state(1)[0])
+            return bayesian_step(problem, monitor, around(decision), decision, seed=drawn)
+
+        return searched
     if not step.convex:
         return lambda decision: improve(problem, decision, step.variables)
     kinds = {v.name: v.kind for v in problem.variables}

@@ -30,7 +30,7 @@ from jointopt.solvers.monitor import Monitor
 from jointopt.solvers.space import ENUMERATED, Box, Cube, key, line
 from jointopt.system import FloatArray
 
-__all__ = ["bayesian"]
+__all__ = ["bayesian", "bayesian_step"]
 
 MODES = ("auto", "joint", "separate", "policy")
 
@@ -138,6 +138,43 @@ def bayesian(
     if loop.exhausted:
         text += f"; stopped after {len(loop.points)} points, no other was found"
     return text
+
+
+def bayesian_step(
+    problem: Problem,
+    monitor: Monitor,
+    search: Search,
+    decision: Decision,
+    *,
+    seed: int | None,
+    initial: int = 15,
+    iterations: int = 25,
+) -> Decision:
+    """Search some variables from a decision on, as one step of an alternation; return the best seen by then.
+
+    Parameters
+    ----------
+    problem, monitor
+        As for `bayesian`.
+    search : Search
+        What is searched, around the decision.
+    decision : Decision
+        Evaluated first, as the search sees it.
+    seed : int, optional
+        Seed of the step's draws.
+    initial, iterations : int
+        Points of the Sobol design, and those proposed after it (theory 2d [S]).
+    """
+    box = Box(search)
+    if box.free.size:
+        target = _target(problem, search, monitor, box, "joint")
+        loop = _Loop(target, monitor, BACKENDS["botorch"](target.cube), 1, None)
+        here = target.nearest(search.locate(decision))
+        # the start takes one place beside a design of the asked size
+        loop.begin(seed, 2 * initial, lambda target: [here])
+        loop.run(iterations)
+    assert monitor.best is not None
+    return monitor.best
 
 
 def _target(problem: Problem, search: Search, monitor: Monitor, box: Box, mode: str) -> _Target:

@@ -25,6 +25,7 @@ from jointopt.solvers.scenarios import minimize_scenarios
 from jointopt.solvers.selection import minimize_selection
 from jointopt.solvers.shared import minimize_shared
 from jointopt.solvers.space import Box
+from jointopt.solvers.staged import minimize_staged
 from jointopt.system import FloatArray
 
 __all__ = ["METHODS", "methods", "solve"]
@@ -32,6 +33,7 @@ __all__ = ["METHODS", "methods", "solve"]
 METHODS = {
     "exact": "global optimum from the problem's structure, with a certified lower bound",
     "convex": "global optimum of a convex program, with a lower bound from its dual",
+    "staged": "backward induction over stages, global over the states that the problem lists, with the table as proof",
     "bayesian": "Bayesian optimization over the complicating variables around the closed-form inner solution",
     "alternating": "the published steps, closed forms or convex programs, in turn",
     "scenarios": "every system solved on its own, which bounds the decision for all, then a local search",
@@ -58,6 +60,8 @@ def _methods(offered: Capabilities) -> dict[str, str]:
         out["scenarios"] = METHODS["scenarios"]
     if offered.convex is not None:
         out["convex"] = METHODS["convex"]
+    if offered.staged is not None:
+        out["staged"] = METHODS["staged"]
     if offered.search is not None:
         out["bayesian"] = METHODS["bayesian"]
     if offered.blocks is not None:
@@ -83,8 +87,8 @@ def solve(
     problem : Problem
         What to solve.
     method : str
-        ``"auto"`` (exact or convex where the problem has the structure), a name of `METHODS`, or one of the problem's
-        baselines (`methods` lists them).
+        ``"auto"`` (exact, convex or staged where the problem has the structure), a name of `METHODS`, or one of the
+        problem's baselines (`methods` lists them).
     gap : float, optional
         Relative certified gap at which the exact method may stop; when not given, 1e-6, or 1e-4 where it also decides
         which units take part, and for problems that users declare.
@@ -129,7 +133,7 @@ def solve(
     known = _methods(offered)
     why = ""
     if method == "auto":
-        method = next((name for name in ("exact", "convex", "scenarios") if name in known), "nlp")
+        method = next((name for name in ("exact", "convex", "staged", "scenarios") if name in known), "nlp")
         why = f"chose {method}: {_reason(method, offered)}; "
     if method not in known:
         lacks = f" (this problem lacks the structure for it{_because(offered)})" if method in METHODS else ""
@@ -142,6 +146,8 @@ def solve(
             return run.exact()
         if method == "convex":
             return run.convex()
+        if method == "staged":
+            return run.staged()
         if method == "scenarios":
             return run.scenarios()
         if method in offered.baselines:
@@ -169,7 +175,9 @@ def solve(
 def _multipliers(start: Result, sums: Sums) -> tuple[FloatArray, float]:
     """Multipliers and ratio of a similar problem's answer."""
     known = start.certificate.multipliers
-    return np.array([known.get(name, 0.0) for name in sums.features]), float(start.value or 0.0)
+    # a constant of the objective is no part of the ratio
+    ratio = max(float(start.value or 0.0) - sums.constant, 0.0)
+    return np.array([known.get(name, 0.0) for name in sums.features]), ratio
 
 
 def _selection(start: Result, sums: Sums) -> tuple[npt.NDArray[np.bool_], float, Decision]:
@@ -184,6 +192,8 @@ def _reason(method: str, offered: Capabilities) -> str:
     """Say why a method is the best that a problem's structure allows."""
     if method == "convex":
         return "the whole problem is a convex program"
+    if method == "staged":
+        return "units go from state to state in stages, and do not interact"
     if method == "scenarios":
         return "no decision for all systems beats what is proved of each"
     if method != "exact":
@@ -260,7 +270,7 @@ class _Run:
         decision = Decision(answer.decision)
         self.monitor.n_evaluations = answer.cells
         if answer.value is None:
-            conflicts = list(answer.shared)
+            conflicts = self._thresholds() or list(answer.shared)
             if self.offered.conflicts is not None and answer.infeasible.size:
                 conflicts += self.offered.conflicts(answer.infeasible)
             evaluation = self.problem.evaluate(decision)
@@ -320,6 +330,29 @@ class _Run:
         elif not proved and lower is not None:
             message += "; the gap that remains is that of whole choices under shared limits"
         return self._result(status, decision, value, lower, certificate, [], message, evaluation)
+
+    def _thresholds(self) -> list[Conflict]:
+        """Say which limits on all units together are too low whatever is chosen, and how low they could be."""
+        found = []
+        for name, problem in self.offered.thresholds.items():
+            least = solve(problem, gap=self.gap, seed=self.seed, time_limit=self.monitor.time_limit)
+            section = next(key for key, kind in problem.system.sections().items() if name in kind.model_fields)
+            given = float(getattr(getattr(self.problem.system, section), name))
+            if least.value is None or least.value <= given * (1.0 - FEASIBILITY_TOLERANCE):
+                continue
+            proved = "" if least.lower_bound is None else f" (proved: at least {least.lower_bound:.4g})"
+            found.append(
+                Conflict(
+                    device=None,
+                    binding=name,
+                    relax={name: least.value},
+                    budget={name: given},
+                    factor=least.value / given,
+                    text=f"{section}.{name}: {given:.4g} cannot be reached; {problem.minimises} is "
+                    f"{least.value:.4g}{proved}",
+                )
+            )
+        return found
 
     def _exact_options(self) -> tuple[Result | None, bool]:
         """Return the result to start from, and whether leaves are kept."""
@@ -391,6 +424,48 @@ class _Run:
         return self._result(
             "optimal" if proved else "feasible", decision, value, lower, certificate, [], message, evaluation
         )
+
+    def staged(self) -> Result:
+        """Solve by backward induction; the table of what remains proves the bound over the states listed."""
+        if self.options:
+            raise InputError(f"method 'staged': unknown option '{next(iter(self.options))}'")
+        staged = self.offered.staged
+        assert staged is not None
+        answer = minimize_staged(staged, stop=self.monitor.check, report=self._counted)
+        self.monitor.n_evaluations = answer.examined
+        if answer.infeasible.size:
+            conflicts = [] if self.offered.conflicts is None else self.offered.conflicts(answer.infeasible)
+            text = f"{self.why}{answer.infeasible.size} of {staged.units} units have no path at all"
+            return self._result("infeasible", None, None, None, Certificate(), conflicts, text)
+        self.monitor.time_limit, callback, self.monitor.callback = None, self.monitor.callback, None
+        decision = Decision(staged.complete(answer.path))
+        evaluation = self.problem.evaluate(decision)
+        value, lower = float(evaluation.objective), answer.lower_bound
+        self.monitor.best, self.monitor.best_value, self.monitor.least_violation = decision, value, 0.0
+        if callback is not None:
+            callback(Progress(answer.examined, self.monitor.seconds, value, value, lower))
+        message = f"{self.why}{staged.units} units over {staged.stages} stages of {staged.states} states"
+        if lower is None:
+            status: Status = "time_limit" if isinstance(answer.stopped, StopSearch) else "interrupted"
+            return self._result(status, decision, value, None, Certificate(), [], f"{message}; stopped", evaluation)
+        lower = min(lower, value)
+        proved = value - lower <= self.gap * max(abs(value), 1e-12) and bool(evaluation.feasible())
+        certificate = Certificate(
+            kind="exact",
+            unit_bounds=answer.unit_values,
+            search=answer.table,
+            cells=answer.examined,
+            tolerance=self.gap,
+            text="backward induction over all states and actions that the problem lists; exact over these, not between",
+        )
+        status = "optimal" if proved else "feasible"
+        return self._result(status, decision, value, lower, certificate, [], message, evaluation)
+
+    def _counted(self, examined: int) -> None:
+        """Tell the callback how far a search without an incumbent is."""
+        self.monitor.n_evaluations = examined
+        if self.monitor.callback is not None:
+            self.monitor.callback(Progress(examined, self.monitor.seconds, np.inf, None, None))
 
     def scenarios(self) -> Result:
         """Solve for several systems; the bound is what is proved of them one by one."""

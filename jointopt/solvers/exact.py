@@ -122,6 +122,8 @@ def minimize_sums(
     leaves: bool = False,
     rounds: int = 3,
     seed: int = 0,
+    enough: float = np.inf,
+    steps: int = 60,
 ) -> Exact:
     """Minimise h(z) over the units' decisions, z the sums of their features, with a rigorous lower bound.
 
@@ -147,10 +149,41 @@ def minimize_sums(
         Times units are asked again for a better decision within the limits; 0 where only the bound is wanted.
     seed : int
         Seed of the sample of units on which multipliers are first looked for.
+    enough : float
+        A lower bound at which the search ends: nothing above it is wanted.
+    steps : int
+        Most steps of Dinkelbach's iteration.
     """
-    search = _Search(sums, priced, gap, stop, report, start, leaves, seed)
-    search.rounds = rounds
-    return search.run()
+    pure, tell = sums, report
+    if sums.constant:
+        pure, tell = replace(sums, constant=0.0), None if report is None else _shifted(report, sums.constant)
+    search = _Search(pure, priced, gap, stop, tell, start, leaves, seed)
+    search.rounds, search.enough, search.steps = rounds, enough - sums.constant, steps
+    answer = search.run()
+    return answer if pure is sums else _moved(answer, sums.constant)
+
+
+def _shifted(report: Report, constant: float) -> Report:
+    """Tell of an objective that is a constant more."""
+
+    def told(cells: int, value: float | None, lower: float | None, decision: Mapping[str, FloatArray] | None) -> None:
+        report(cells, _plus(value, constant), _plus(lower, constant), decision)
+
+    return told
+
+
+def _plus(value: float | None, constant: float) -> float | None:
+    return None if value is None else value + constant
+
+
+def _moved(answer: Exact, constant: float) -> Exact:
+    """Return an answer about an objective that is a constant more; the ratio stays that of the sums."""
+    return replace(
+        answer,
+        value=_plus(answer.value, constant),
+        lower_bound=_plus(answer.lower_bound, constant),
+        history=[{**row, "value": row["value"] + constant} for row in answer.history],
+    )
 
 
 class _Search:
@@ -171,7 +204,7 @@ class _Search:
         self.limited = np.flatnonzero(np.isfinite(sums.limits))
         self.limits = sums.limits[self.limited]
         self.examined = 0
-        self.rounds = 3
+        self.rounds, self.enough, self.steps = 3, np.inf, 60
         self.history: list[dict[str, float]] = []
         self.pool: list[_Point] = []
         self.best: _Point | None = None
@@ -211,7 +244,11 @@ class _Search:
         ratio, last = self.first_ratio, np.inf
         if self._warm(ratio):
             return None
-        for step in range(60):
+        if sums.is_ratio and ratio == 0.0 and self.limited.size:
+            ratio, nothing = self._first()
+            if nothing is not None:
+                return nothing
+        for step in range(self.steps):
             prices = sums.numerator - ratio * sums.denominator
             response = self._at(prices)
             missing = np.flatnonzero(~response.feasible)
@@ -223,7 +260,7 @@ class _Search:
             if refused is not None:
                 return refused
             self.history.append({"evaluation": float(self.examined), "value": self.best_value})
-            if not sums.is_ratio or self._reached():
+            if not sums.is_ratio or self._reached() or self._enough():
                 break
             # the best value is the next ratio; where neither it nor the bound moves, the units' searches are too coarse
             lower = self.proof.lower if self.proof is not None else -np.inf
@@ -238,6 +275,30 @@ class _Search:
             around = list(self._around(self.improving, self._known(), 0))
             self._combine(self.improving, self._known(), around, whole=True)
         return None
+
+    def _first(self) -> tuple[float, Exact | None]:
+        """Return the ratio where the denominator is greatest, which often keeps the limits; 0 where it does not.
+
+        From a ratio that is reached the iteration falls to the least one; from 0 its first step would be a search for
+        multipliers, at prices that have nothing to do with those of the answer. Where only the bound is wanted and a
+        limit on the denominator is out of reach, that is the answer.
+        """
+        towards = 0.0 - self.sums.denominator
+        if np.any(towards < 0.0) and getattr(self.priced, "nonnegative", False):
+            return 0.0, None
+        response = self._at(towards)
+        if not np.all(response.feasible):
+            return 0.0, None
+        least = float(response.lower_bound.sum())
+        self.least_sums[towards.tobytes()] = least
+        most = float(np.sum(towards[self.limited] * self.limits)) if self._of_limited(towards) else np.inf
+        if self.rounds == 0 and least > most + ROUNDING * abs(most):
+            return 0.0, self._refuse(_Point.of(response), np.empty(0, dtype=np.int64), [])
+        return (self.best_value if 0.0 < self.best_value < np.inf else 0.0), None
+
+    def _of_limited(self, prices: FloatArray) -> bool:
+        """Whether all that is priced is limited."""
+        return bool(np.all(np.isfinite(self.sums.limits[np.flatnonzero(prices)])))
 
     def _warm(self, ratio: float) -> bool:
         """Try the multipliers of a similar problem and some around them; say whether the gap is reached."""
@@ -298,6 +359,10 @@ class _Search:
             if not np.any(self.multipliers > 0.0):
                 return False
         return False
+
+    def _enough(self) -> bool:
+        """Whether the bound says that nothing wanted is left."""
+        return self.proof is not None and self.proof.lower >= self.enough
 
     def _reached(self, gap: float | None = None) -> bool:
         if self.proof is None or self.best is None:
@@ -382,7 +447,7 @@ class _Search:
         nothing = np.zeros(self.limited.size)
         at_zero = self._prove(ratio, prices, nothing, response, "exact")
         point = _Point.of(response)
-        if self._keeps(point):
+        if self._keeps(point) or self._enough():
             return None
         self._tell()
         self.improving = prices
@@ -394,9 +459,11 @@ class _Search:
                 response = self._at(prices)
                 at_zero = self._prove(ratio, prices, nothing, response, "exact")
                 point = _Point.of(response)
-                if self._keeps(point):
+                if self._keeps(point) or self._enough():
                     return None
         self._climb(prices, ratio, point, at_zero)
+        if self._enough():
+            return None
         self._recover(prices, rounds=self.rounds)
         self._sharpen(prices, ratio, point, at_zero)
         return None
@@ -468,7 +535,7 @@ class _Search:
             start,
             tolerance=lambda best: self.unit_gap * max(abs(best), 1e-300),
             steps=12 if self.priced.units > 300_000 else 24 if many else 150,
-            done=lambda best, upper: self._reached(),
+            done=lambda best, upper: self._reached() or self._enough(),
         )
 
     def _with(self, prices: FloatArray, multipliers: FloatArray) -> FloatArray:
@@ -644,8 +711,11 @@ class _Search:
         if not least > 0.0:
             return -np.inf
         if excess >= 0.0:
+            if ratio >= self.enough:
+                return ratio
             most = sums.denominator_offset - self._least(0.0 - sums.denominator)
-            return ratio + excess / most
+            # no decision has a denominator above 0
+            return ratio + excess / most if most > 0.0 else np.inf
         # where N/D < ratio, D also exceeds what the best N allows: N >= n_min, so D >= n_min / ratio
         numerator = self._least(sums.numerator) + sums.numerator_offset
         if ratio > 0.0 and numerator > 0.0:
@@ -767,10 +837,21 @@ class _Search:
     def _answer(self) -> Exact:
         """Pack a feasible answer."""
         best, proof = self.best, self.proof
-        if best is None:
-            return self._undecided()
-        lower: float | None = None
         prices, multipliers = self.sums.numerator, np.zeros(self.sums.limits.size)
+        if best is None:
+            answer = self._undecided()
+            if proof is None or not self._enough():
+                return answer
+            multipliers[self.limited] = proof.multipliers
+            return replace(
+                answer,
+                lower_bound=proof.lower,
+                kind=proof.kind,
+                prices=proof.prices + multipliers,
+                multipliers=multipliers,
+                ratio=proof.ratio,
+            )
+        lower: float | None = None
         kept: Leaves | None = None
         if proof is not None and np.isfinite(proof.lower):
             if self.leaves and self.stopped is None and self.priced.units <= LEAVES:

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from jointopt.errors import InputError
-from jointopt.problem import Capabilities, Cells, Leaves, Priced, Response
+from jointopt.problem import Boxes, Capabilities, Cells, Leaves, Priced, Response
 from jointopt.solvers.boxes import BoxesPriced
 from jointopt.solvers.branch import CellsResponse, respond
 from jointopt.system import FloatArray
 
-__all__ = ["CellsPriced", "priced_of"]
+__all__ = ["CellsPriced", "priced_from", "priced_of"]
 
 
 class CellsPriced:
@@ -91,8 +91,8 @@ class CellsPriced:
 def completed(cells: Cells, prices: FloatArray, found: CellsResponse) -> Response:
     """Return the whole decision and the features of what was found at the prices."""
     chosen = np.flatnonzero(found.feasible)
-    at = prices if prices.ndim == 1 else prices[:, chosen]
-    decision, features = cells.complete(at, chosen, found.label[chosen], found.x[chosen])
+    # prices of all units: cells look up those of the units they are asked about
+    decision, features = cells.complete(prices, chosen, found.label[chosen], found.x[chosen])
     if chosen.size == cells.units:
         return Response(found.value, found.lower_bound, decision, features, found.cells, found.leaves)
     missing = np.flatnonzero(~found.feasible)
@@ -123,10 +123,16 @@ def _pick_leaves(leaves: list[Leaves], which: npt.NDArray[np.int64], index: npt.
     return Leaves(leaves[0].names, np.concatenate(unit), pick("low"), pick("high"), pick("bound"))
 
 
+def priced_from(units: Boxes | Cells | Priced) -> Priced:
+    """Return the priced response of units, whichever structure they come as."""
+    if hasattr(units, "respond"):
+        return cast(Priced, units)
+    return CellsPriced(cast(Cells, units)) if hasattr(units, "cover") else BoxesPriced(units)
+
+
 def priced_of(offered: Capabilities) -> Priced | None:
     """Return the priced response a problem offers: its own, else from its cells or boxes; None where it has none."""
-    if offered.priced is not None:
-        return offered.priced
-    if offered.cells is not None:
-        return CellsPriced(offered.cells)
-    return None if offered.boxes is None else BoxesPriced(offered.boxes)
+    for units in (offered.priced, offered.cells, offered.boxes):
+        if units is not None:
+            return priced_from(units)
+    return None

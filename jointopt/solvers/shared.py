@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from jointopt.problem import Shared, SharedTree
-from jointopt.solvers.boxes import BoxesPriced
 from jointopt.solvers.exact import Exact, Report, minimize_sums
 from jointopt.solvers.monitor import StopSearch
+from jointopt.solvers.priced import priced_from
 from jointopt.system import FloatArray
 
 __all__ = ["minimize_shared"]
@@ -124,9 +124,25 @@ class _Search:
             self.report(self.cells, value if found else None, lower, self.best.decision if self.best else None)
 
     def _solve(self, low: FloatArray, high: FloatArray, rounds: int = 0) -> Exact:
-        sums, boxes = self.shared.within(low, high)
+        sums, units = self.shared.within(low, high)
+        start, steps, wanted = self.start, 60, np.inf
+        if np.isfinite(self._value()):
+            wanted = self._value() - 0.999 * self.gap * abs(self._value())
+        if sums.is_ratio and np.isfinite(wanted):
+            # at the ratio that is wanted one response tells whether anything here can be better; if so the part is
+            # halved, whatever its own bound
+            known = np.zeros(len(sums.features)) if start is None else start[0]
+            start = (known, max(wanted - sums.constant, 0.0))
+            steps = 60 if np.all(low == high) else 1
         answer = minimize_sums(
-            sums, BoxesPriced(boxes), gap=0.25 * self.gap, stop=self.stop, start=self.start, rounds=rounds
+            sums,
+            priced_from(units),
+            gap=0.25 * self.gap,
+            stop=self.stop,
+            start=start,
+            rounds=rounds,
+            enough=wanted,
+            steps=steps,
         )
         if answer.multipliers is not None and np.any(answer.multipliers > 0.0):
             self.start = (answer.multipliers, answer.ratio)
@@ -190,8 +206,10 @@ class _Search:
             return []
         axis = int(np.argmax(np.where(wide, width / span, -1.0)))
         low, high = node.low[axis], node.high[axis]
-        # at the units' choice, kept away from the ends, so that both halves learn something
-        middle = float(np.clip(node.chosen[axis], low + 0.1 * width[axis], high - 0.1 * width[axis]))
+        # at the units' choice where both halves learn something by that; a choice near an end says little
+        middle = float(node.chosen[axis])
+        if not low + 0.1 * width[axis] <= middle <= high - 0.1 * width[axis]:
+            middle = 0.5 * (low + high)
         if low > 0.0 and high > 100.0 * low:
             middle = float(np.sqrt(low * high))
         step = 0.0

@@ -5,12 +5,13 @@ from jointopt.study.comparison import Comparison, compare
 from jointopt.study.forecast import Forecast
 from jointopt.study.front import Front, compare_fronts
 from jointopt.study.inference import carry_out, inference_system, inputs_per_inference
+from jointopt.study.levels import level_tradeoff
 from jointopt.study.pareto import pareto
 from jointopt.study.pareto_search import warm_up
 from jointopt.study.prediction import Prediction
 from jointopt.study.saved import load_decision, load_result
 from jointopt.study.sweep import best_method, split_values, sweep
-from jointopt.study.training import train
+from jointopt.study.training import task_system, train
 
 __all__ = [
     "Calibration",
@@ -25,11 +26,13 @@ __all__ = [
     "compare_fronts",
     "inference_system",
     "inputs_per_inference",
+    "level_tradeoff",
     "load_decision",
     "load_result",
     "pareto",
     "split_values",
     "sweep",
+    "task_system",
     "train",
     "warm_up",
 ]

@@ -33,7 +33,7 @@ from jointopt.federated.task import Task
 from jointopt.files import read_json, write_json
 from jointopt.pruning import PRUNERS, Pruner, pruner
 from jointopt.report import text_table
-from jointopt.study.constants import KINDS, bound_constants
+from jointopt.study.constants import KINDS, bound_constants, unbiased_constants
 from jointopt.study.estimates import MEANINGS, Estimate, bootstrap, compute_floor, generalization_estimates
 from jointopt.study.forecast import Forecast, effective_range, forecast
 from jointopt.study.observing import observe
@@ -123,19 +123,36 @@ class Calibration:
             rounds=self.walk.rounds if rounds is None else int(rounds),
         )
 
-    def apply(self, system: System, kind: str | None = None) -> System:
+    def apply(self, system: System, kind: str | None = None, *, aggregation: str = "received") -> System:
         """Return the system with these constants, for its own step size and rounds.
 
         Where they were measured, the law of computing times and the constants of the generalization gap are set too.
 
+        Parameters
+        ----------
+        system : System
+            About the devices and the network of the calibration.
+        kind : {"typical", "device", "worst"}, optional
+            The calibration's own when not given.
+        aggregation : {"received", "unbiased"}
+            Whose bound they are for: theorem 1 and 3 (theory 1b, 3b), or theorem 2 (2b), which needs the section
+            `augmentation`, has typical constants only, and gets its `gradient_bound` too.
+
         Raises
         ------
         InputError
-            The system is about other devices or another network, or the kind is unknown.
+            The system is about other devices or another network, the kind or aggregation is unknown, or the system
+            lacks what it needs.
         """
         self._check(system)
         bound = system.bound
-        changes = self.constants(kind, learning_rate=bound.learning_rate, rounds=bound.rounds)
+        if aggregation not in ("received", "unbiased"):
+            known = ("received", "unbiased")
+            raise InputError(f"calibration: unknown aggregation {aggregation!r}{nearest(str(aggregation), known)}")
+        if aggregation == "unbiased":
+            changes = self._unbiased(system, kind)
+        else:
+            changes = self.constants(kind, learning_rate=bound.learning_rate, rounds=bound.rounds)
         if "compute_floor" in self.estimates:
             floor = float(self.estimates["compute_floor"].value)
             changes |= {"compute_law": "affine", "compute_floor": floor}
@@ -148,6 +165,27 @@ class Calibration:
             mutual_information_law="fixed",
         )
         return out.replace(generalization=section)
+
+    def _unbiased(self, system: System, kind: str | None) -> dict[str, Any]:
+        """Constants of theorem 2, and the bound of the classes' gradients."""
+        section, bound = system.augmentation, system.bound
+        if section is None:
+            raise InputError(
+                "augmentation: is missing; typical constants of unbiased aggregation need the class counts"
+            )
+        kind = self.kind if kind is None else kind
+        if kind != "typical":
+            raise InputError(f"calibration: unbiased aggregation has constants of kind 'typical' only, found {kind!r}")
+        counts = section.class_counts
+        mix = counts / counts.sum(axis=1, keepdims=True)
+        return unbiased_constants(
+            self.walk,
+            {name: one.value for name, one in self.estimates.items()},
+            skew=np.abs(mix - section.class_mix).sum(axis=1),
+            walked=self.learning_rate,
+            learning_rate=bound.learning_rate,
+            rounds=bound.rounds,
+        )
 
     def forecast(self, decision: Mapping[str, Any], system: System, rounds: int | None = None) -> Forecast:
         """Return how a run of FedSGD under a decision should go (see `jointopt.study.forecast`).

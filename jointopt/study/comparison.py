@@ -395,7 +395,7 @@ def _run(
         result.problem.system.to_dict(),
         [task.name, task.network, task.scheme, task.alpha, task.seed, task.batch_size, task.samples.tolist()],
         [repr(task.module), hashlib.sha256(Losses(task).start.numpy().tobytes()).hexdigest()],
-        [seed, rounds, sorted(options.items())],
+        [seed, rounds, sorted((name, getattr(value, "fingerprint", value)) for name, value in options.items())],
     ]
     key = hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()[:12]
     # names of methods are plain; those of decisions may hold anything

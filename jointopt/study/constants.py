@@ -14,7 +14,7 @@ from jointopt.pruning import DistortionCurve
 from jointopt.study.walk import Walk
 from jointopt.system import FloatArray
 
-__all__ = ["KINDS", "bound_constants"]
+__all__ = ["KINDS", "bound_constants", "unbiased_constants"]
 
 KINDS = ("typical", "device", "worst")
 _LEAST = 1e-12
@@ -65,6 +65,41 @@ def bound_constants(
         out["gradient_offset"] = float(steep[2] * offset) / 8.0
         out["gradient_slope"] = float(steep[2] * slope) / 8.0
     return out
+
+
+def unbiased_constants(
+    walk: Walk, means: Mapping[str, Any], *, skew: FloatArray, walked: float, learning_rate: float, rounds: int
+) -> dict[str, Any]:
+    """Return typical constants of theorem 2 (theory 2b): fields of `Bound`, and `gradient_bound` of `Augmentation`.
+
+    There noise counts by L eta and pruning by L^2 D^2. L is the curvature along the noise of devices that are missing;
+    the other noises and D^2 are scaled to what was measured of them. Gamma counts 3 Z_u^2 for what one device's
+    gradient is away from the mean one: G is such that this is what was measured.
+
+    Parameters
+    ----------
+    walk, means, walked, learning_rate, rounds
+        As for `bound_constants`.
+    skew : array, shape [devices]
+        ||P_u - mix||_1 of the devices' class mixes.
+    """
+    out = bound_constants(walk, means, "typical", walked=walked, learning_rate=learning_rate, rounds=rounds)
+    curvature = np.maximum(np.asarray(means["curvature"]), 0.0)
+    smooth = max(min(float(curvature[2]), 1.0 / learning_rate), _LEAST)
+    square = walk.weight**2
+    apart = float(np.sum(walk.apart.mean(axis=0) * square))
+    skewed = float(np.sum(skew**2 * square))
+    return {
+        **out,
+        "gradient_slope": 0.0,
+        "gradient_offset": float(means["gradient_offset"]),
+        "smoothness": smooth,
+        # only the product with L^2 counts
+        "weight_norm_squared": out["smoothness"] ** 2 * out["weight_norm_squared"] / smooth**2,
+        "quantizer_range": np.maximum(np.asarray(means["quantizer_range"]) * math.sqrt(curvature[0] / smooth), _LEAST),
+        "gradient_variance": float(means["gradient_variance"]) * float(curvature[1]) / smooth,
+        "gradient_bound": math.sqrt(apart / (3.0 * skewed)) if skewed > 0.0 else 0.0,
+    }
 
 
 def _worst(walk: Walk) -> dict[str, Any]:

@@ -46,11 +46,11 @@ def load_decision(path: str | Path, *, problem: Problem | None = None) -> tuple[
     sort = System if kind is None else kind.system_type
     system = (sort if problem is None else type(problem.system)).from_dict(data["scenario"], folder=path.parent)
     decision = Decision(data["decision"])
-    # values per layer are as many as there are layers, which the problem checks
-    per_layer = {v.name for v in kind(system).variables if v.axis == "layer"} if kind is not None else set()
-    sizes = [value.shape[-1] for name, value in decision.items() if name not in per_layer]
-    if max(sizes, default=1) != len(system):
-        raise InputError(f"{path}: the decision is for {max(sizes, default=1)} devices, its scenario for {len(system)}")
+    # how many values there are per layer or slot, the problem checks
+    elsewhere = {v.name for v in kind(system).variables if v.axis in ("layer", "slot")} if kind is not None else set()
+    sizes = [value.shape[-1] for name, value in decision.items() if name not in elsewhere]
+    if sizes and max(sizes) != len(system):
+        raise InputError(f"{path}: the decision is for {max(sizes)} devices, its scenario for {len(system)}")
     return decision, system, data
 
 

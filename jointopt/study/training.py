@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from jointopt import federated
 from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.federated import Task, TrainingResult
+from jointopt.problem import Problem
 from jointopt.result import Result
 from jointopt.system import System
 
-__all__ = ["train"]
+__all__ = ["task_system", "train"]
+
+
+def task_system(design: type[Problem], task: Task, seed: int = 0) -> System:
+    """Return a system about a task for a design: the task's sizes, the rest sampled.
+
+    Raises
+    ------
+    InputError
+        For a design that is not about federated learning, or data without known constants.
+    """
+    if design.system_type is not System:
+        raise InputError(f"task_system: '{design.name}' is not about federated learning")
+    if design.name in ("ltfl", "feel", "feddpq"):
+        return System.from_task(task, seed=seed, design=cast(Any, design.name))
+    template = cast(System, design.sample(devices=len(task), seed=seed, data=task.name))
+    return System.from_task(task, template=template)
 
 
 def train(
@@ -33,7 +50,8 @@ def train(
     system : System, optional
         Needed when `decision` is no Result.
     **options
-        Of `jointopt.federated.train`: `rounds`, `learning_rate`, `seed`, `algorithm`, ...
+        Of `jointopt.federated.train`: `rounds`, `learning_rate`, `seed`, `algorithm`, ...; those that the design of a
+        `Result` needs to be carried out as its bound assumes (`Problem.training`) are set where not given.
 
     Raises
     ------
@@ -44,6 +62,7 @@ def train(
         if decision.decision is None:
             raise InputError(f"train: the result of method '{decision.method}' holds no decision ({decision.message})")
         system = decision.problem.system if system is None else system
+        options = {**decision.problem.training, **options}
         decision = decision.decision
     if system is None:
         raise InputError("train: a decision alone needs its system (system=...)")

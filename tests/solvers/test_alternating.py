@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+import jointopt as jo
 from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.problem import Blocks, Capabilities, Evaluation, Problem, Variable
 from jointopt.problems.ltfl import LTFL
 from jointopt.solvers.alternating import alternating
+from jointopt.solvers.bayesian import bayesian_step
 from jointopt.solvers.exact import minimize_sums
 from jointopt.solvers.monitor import Monitor, StopSearch
 from jointopt.solvers.priced import CellsPriced
@@ -131,3 +135,22 @@ def test_needs_blocks() -> None:
     problem = Bare()
     with pytest.raises(InputError, match="halves: offers no steps"):
         alternating(problem, Monitor(problem))
+
+
+def test_steps_that_search_and_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is searched with the others as they are; the incumbent never gets worse; seeds decide."""
+    # the published numbers of evaluations take a minute
+    short = partial(bayesian_step, initial=3, iterations=2)
+    monkeypatch.setattr("jointopt.solvers.bayesian.bayesian_step", short)
+    problem = jo.problems.FedDPQ(jo.systems.feddpq(3, 2))
+    found = jo.solve(problem, method="alternating", max_iterations=1, seed=3)
+    best = np.minimum.accumulate([row["value"] if row["violation"] == 0.0 else np.inf for row in found.history])
+    assert found.value == best[-1] and best[-1] < best[0]
+    exact = jo.solve(problem, gap=1e-3)
+    assert exact.lower_bound is not None and found.value >= exact.lower_bound * (1.0 - 1e-9)
+    assert "together" in found.message
+    # one value for all, powers by channel inversion
+    decision = found.decision
+    assert decision is not None
+    assert np.ptp(decision["pruning_ratio"]) == 0.0 and np.ptp(decision["bits"]) == 0.0
+    assert found.value == jo.solve(problem, method="alternating", max_iterations=1, seed=3).value
