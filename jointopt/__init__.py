@@ -20,10 +20,22 @@ from typing import TYPE_CHECKING, Any
 from jointopt._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from jointopt import data, federated, inference, models, plot, problems, pruning, solvers, study, systems
+    from jointopt import (
+        augmentation,
+        data,
+        federated,
+        inference,
+        models,
+        plot,
+        problems,
+        pruning,
+        solvers,
+        study,
+        systems,
+    )
     from jointopt.decision import Decision
     from jointopt.errors import DataError, InputError, JointoptError, MissingExtraError, SolverError, VerificationError
-    from jointopt.federated import Task, TrainingResult, measure_constants, measure_generalization
+    from jointopt.federated import Task, TrainingResult, measure_augmentation, measure_constants, measure_generalization
     from jointopt.inference import CarriedOut
     from jointopt.problem import Evaluation, Problem, Variable
     from jointopt.problems.declared import DeclaredProblem
@@ -39,10 +51,21 @@ if TYPE_CHECKING:
     from jointopt.study import Calibration, Forecast, Prediction, calibrate, carry_out, compare, train
     from jointopt.study.front import Front, compare_fronts
     from jointopt.study.pareto import pareto
-    from jointopt.system import Bound, Devices, Generalization, InferenceSystem, Learner, Radio, System
+    from jointopt.system import (
+        Augmentation,
+        Bound,
+        Devices,
+        Generalization,
+        InferenceSystem,
+        Learner,
+        Radio,
+        System,
+        Target,
+    )
     from jointopt.verification import Verification, verify_saved
 
 _SUBMODULES = (
+    "augmentation",
     "data",
     "federated",
     "inference",
@@ -56,6 +79,7 @@ _SUBMODULES = (
 )
 # Names are loaded when first used, so that importing jointopt does not load torch.
 _NAMES = {
+    "Augmentation": "jointopt.system",
     "Block": "jointopt.problems.terms",
     "Bound": "jointopt.system",
     "Calibration": "jointopt.study",
@@ -87,6 +111,7 @@ _NAMES = {
     "SolverError": "jointopt.errors",
     "Stream": "jointopt.solvers.stream",
     "System": "jointopt.system",
+    "Target": "jointopt.system",
     "Task": "jointopt.federated",
     "TrainingResult": "jointopt.federated",
     "Variable": "jointopt.problem",
@@ -98,6 +123,7 @@ _NAMES = {
     "compare": "jointopt.study",
     "compare_fronts": "jointopt.study.front",
     "each": "jointopt.problems.terms",
+    "measure_augmentation": "jointopt.federated",
     "measure_constants": "jointopt.federated",
     "measure_generalization": "jointopt.federated",
     "methods": "jointopt.solvers",
@@ -110,6 +136,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "Augmentation",
     "Block",
     "Bound",
     "Calibration",
@@ -141,11 +168,13 @@ __all__ = [
     "SolverError",
     "Stream",
     "System",
+    "Target",
     "Task",
     "TrainingResult",
     "Variable",
     "Verification",
     "VerificationError",
+    "augmentation",
     "calibrate",
     "carry_out",
     "compare",
@@ -154,6 +183,7 @@ __all__ = [
     "each",
     "federated",
     "inference",
+    "measure_augmentation",
     "measure_constants",
     "measure_generalization",
     "methods",

@@ -48,6 +48,10 @@ SWEPT = (0.6, 0.8, 1.0, 1.4, 2.0)
 """Factors by which the demo of co-inference multiplies its budgets."""
 
 
+GENERATORS_FOLDER = Path("out/generators")
+"""Where generators are kept when nothing else is said."""
+
+
 def main() -> None:
     """Run the command; turn errors into one block on standard error and an exit status."""
     import click
@@ -98,7 +102,7 @@ def _progress(label: str, total: int) -> Iterator[Any]:
         )
 
 
-ABOUT = {"System": "federated learning", "InferenceSystem": "split inference"}
+ABOUT = {"System": "federated learning", "InferenceSystem": "split inference", "AerialSystem": "learning in the air"}
 """What kinds of scenario are about, by the name of their class."""
 
 
@@ -237,6 +241,12 @@ def train(
     pruner: Annotated[str | None, typer.Option(help="magnitude (default), channel-magnitude, gmp:every=5, ...")] = None,
     codec: Annotated[str | None, typer.Option(help="uniform (default), qsgd, sign, ternary:density=0.01, raw.")] = None,
     aggregation: Annotated[str | None, typer.Option(help="received, unbiased or holders.")] = None,
+    attendance: Annotated[
+        float | None, typer.Option(help="Probability that a device joins a round (the scenario's, or 1).")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="Who makes synthetic samples: diffusion (default) or gaussian.")
+    ] = None,
     server: Annotated[str | None, typer.Option(help="sgd (default), momentum:beta=0.9, adam.")] = None,
     clock: Annotated[
         str | None, typer.Option(help="synchronous (default), asynchronous, interval:seconds=2, ...")
@@ -244,7 +254,9 @@ def train(
     checkpoint: Annotated[Path | None, typer.Option(help="Folder for checkpoints; goes on from the newest.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Rounds between checkpoints (10).")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of the data set's files, or of MiniLM's.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder where a trained autoencoder is kept.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder where a trained autoencoder or a generator is kept.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the run there.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the run there.")] = None,
 ) -> None:
@@ -254,11 +266,16 @@ def train(
     sizes must be the scenario's.
     """
     from jointopt.study import load_decision
-    from jointopt.system import System
+    from jointopt.system import InferenceSystem, System
 
     chosen, system, saved = load_decision(decision)
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds: {rounds} must be at least 1")
+    if not isinstance(system, System | InferenceSystem):
+        raise InputError(
+            f"{decision}: is a decision of '{saved['problem']}', about {ABOUT[type(system).__name__]}; there is no "
+            "training for that, only for federated learning and split inference"
+        )
     federated = isinstance(system, System)
     how = {
         "learning_rate": learning_rate,
@@ -267,16 +284,20 @@ def train(
         "pruner": _part(pruner),
         "codec": _part(codec),
         "aggregation": aggregation,
+        "attendance": attendance,
         "server": _part(server),
         "clock": _part(clock),
         "checkpoint": checkpoint,
         "checkpoint_every": checkpoint_every,
     }
+    synthetic = federated and "augmentation_level" in chosen and chosen["augmentation_level"].max() > 0.0
     if federated:
-        foreign: dict[str, Any] = {"--cache": cache}
-        why = "keeps autoencoders of split inference; this decision is one of federated learning"
+        foreign: dict[str, Any] = {} if synthetic else {"--cache": cache, "--generator": generator}
+        why = "is about synthetic samples or split inference; this decision makes no synthetic sample"
     else:
-        foreign = {"--alpha": alpha} | {f"--{name.replace('_', '-')}": given for name, given in how.items()}
+        foreign = {"--alpha": alpha, "--generator": generator} | {
+            f"--{name.replace('_', '-')}": given for name, given in how.items()
+        }
         why = "is about federated training; this decision is one of split inference"
     for option, given in foreign.items():
         if given is not None:
@@ -284,7 +305,10 @@ def train(
     if saved.get("status") == "infeasible":
         err.print("note: this decision exceeds some budgets (its status is 'infeasible')", highlight=False)
     if federated:
-        status = _train_federated(chosen, system, saved, data, rounds, network, alpha, seed, how, folder, json, plot)
+        maker = (generator or "diffusion", cache or GENERATORS_FOLDER) if synthetic else None
+        status = _train_federated(
+            chosen, system, saved, data, rounds, network, alpha, seed, how, maker, folder, json, plot
+        )
     else:
         status = _carry_out(chosen, system, saved, data, rounds, network, seed, folder, cache, json, plot)
     if status == "interrupted":
@@ -320,6 +344,7 @@ def _train_federated(
     alpha: float | None,
     seed: int,
     how: dict[str, Any],
+    maker: tuple[str, Path] | None,
     folder: Path | None,
     json: Path | None,
     plot: Path | None,
@@ -331,6 +356,10 @@ def _train_federated(
         system, data=data or "digits", network=network, alpha=0.5 if alpha is None else alpha, seed=seed, folder=folder
     )
     total = rounds or system.bound.rounds
+    if maker is not None:
+        from jointopt.augmentation import generator as make
+
+        how = {**how, "generator": make(maker[0], task.data, cache=maker[1], progress=True)}
     with _progress("training", total) as step:
         result = run_training(
             chosen,
@@ -339,7 +368,7 @@ def _train_federated(
             rounds=rounds,
             seed=seed,
             callback=lambda row: step(_row(row)),
-            **{name: value for name, value in how.items() if value is not None},
+            **{**_as_assumed(saved), **{name: value for name, value in how.items() if value is not None}},
         )
     _print(result.summary())
     if json is not None:
@@ -347,6 +376,14 @@ def _train_federated(
     if plot is not None:
         _save_figure(_plots().accuracy({str(saved.get("method", "decision")): [result]}), plot)
     return result.status
+
+
+def _as_assumed(saved: dict[str, Any]) -> dict[str, Any]:
+    """Options of training with which a saved decision's design is carried out as its bound assumes."""
+    from jointopt.problems import DESIGNS
+
+    kind = DESIGNS.get(str(saved.get("problem")))
+    return {} if kind is None else dict(kind.training)
 
 
 def _carry_out(
@@ -442,6 +479,59 @@ def _row(row: dict[str, Any]) -> str:
     return "training" if accuracy is None else f"training, accuracy {accuracy:.1%}"
 
 
+@app.command()
+def generator(
+    data: Annotated[str, typer.Argument(help="Data set to learn from, see 'jointopt list'.")],
+    kind: Annotated[
+        str, typer.Option(help="diffusion (extra diffusion), or gaussian, which is fitted in a second.")
+    ] = "diffusion",
+    share: Annotated[
+        float, typer.Option(help="Share of each class to learn from; the rest is left to the devices.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the share, of learning and of the samples.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Training steps of diffusion (those of the data's recipe).")] = None,
+    cache: Annotated[
+        Path, typer.Option(help="Folder where it is kept, and the checkpoint of an interrupted training.")
+    ] = GENERATORS_FOLDER,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Compare classifiers trained on synthetic and on real samples.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw real samples beside synthetic ones there.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples of each class in --plot (8).")] = None,
+) -> None:
+    """Make a generator of synthetic samples, going on from an interrupted training."""
+    from jointopt.augmentation import generator as make
+    from jointopt.augmentation import quality as judge
+    from jointopt.augmentation.cached import places
+    from jointopt.data import load
+
+    if samples is not None and (plot is None or samples < 1):
+        raise InputError("--samples: needs --plot" if plot is None else f"--samples: {samples} must be at least 1")
+    dataset = load(data, folder)
+    options: dict[str, Any] = {"share": share, "seed": seed} | ({} if steps is None else {"steps": steps})
+    path, _, _ = places(kind, dataset, cache, **options)
+    known = path.exists()
+    done: list[int] = []
+    wall, processor = time.perf_counter(), time.process_time()
+    try:
+        made = make(kind, dataset, cache=cache, progress=True, callback=lambda step, *_: done.append(step), **options)
+    except KeyboardInterrupt as stop:
+        err.print(_escape(str(stop) or "interrupted"), highlight=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    which = f"steps {done[0]} to {done[-1]} " if done else ""
+    took = f"taken from {path}" if known else f"{which}in {wall:.1f} s ({processor:.1f} s of processor time): {path}"
+    _print(f"{made!r}: {took}")
+    _print(f"{made.operations_per_sample:.4g} operations per sample, fingerprint {made.fingerprint}")
+    if quality:
+        _print(judge(made, dataset, seed=seed, progress=True).summary())
+    if plot is not None:
+        from jointopt.plot.samples import samples as draw
+
+        _save_figure(draw(made, dataset, per_class=8 if samples is None else samples, seed=seed), plot)
+
+
 @app.command("list")
 def list_() -> None:
     """List designs, methods, baselines, data sets and networks."""
@@ -449,12 +539,14 @@ def list_() -> None:
     from jointopt.problems import DESIGNS
 
     table = Table(title="designs")
-    for column in ("design", "about", "chooses", "minimises"):
-        table.add_column(column)
+    # names are there to be copied
+    table.add_column("design", no_wrap=True)
+    for column in ("about", "chooses", "minimises"):
+        table.add_column(column, overflow="fold")
     details = []
     for name, kind in DESIGNS.items():
         problem = kind(kind.sample(seed=0))
-        chosen = [v.name + (" per layer" if v.axis == "layer" else "") for v in problem.variables]
+        chosen = [v.name + (f" per {v.axis}" if v.axis in ("layer", "slot") else "") for v in problem.variables]
         table.add_row(name, ABOUT[kind.system_type.__name__], ", ".join(chosen), kind.minimises)
         methods = Table(title=f"methods and baselines of {name}")
         methods.add_column("method")
@@ -485,6 +577,7 @@ def list_() -> None:
 
 
 def _training_parts() -> Table:
+    from jointopt.augmentation import GENERATORS
     from jointopt.federated.aggregation import AGGREGATIONS, SERVERS
     from jointopt.federated.clocks import CLOCKS
     from jointopt.federated.codecs import CODECS
@@ -503,6 +596,7 @@ def _training_parts() -> Table:
         "aggregation": AGGREGATIONS,
         "server": SERVERS,
         "clock": CLOCKS,
+        "generator": GENERATORS,
     }
     for part, names in parts.items():
         table.add_row(part, ", ".join(names))
@@ -541,6 +635,7 @@ def doctor() -> None:
         ("safetensors", "MiniLM, extra [minilm]"),
         ("tokenizers", "MiniLM, extra [minilm]"),
         ("pyscipopt", "a second exact solver, extra [scip]"),
+        ("diffusers", "synthetic samples by diffusion, extra [diffusion]"),
         ("jupytext", "notebooks, extra [dev]"),
     ]
     missing = 0
@@ -571,7 +666,7 @@ def doctor() -> None:
 def demo(
     design: Annotated[str, typer.Argument(help="Design to show.")] = "ltfl",
     folder: Annotated[Path, typer.Option("--out", help="Where results and plots go.")] = Path("out/demo"),
-    devices: Annotated[int | None, typer.Option(help="Number of devices (20; 4 in split inference).")] = None,
+    devices: Annotated[int | None, typer.Option(help="Number of devices (20; inference 4, in the air 10).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
     rounds: Annotated[int | None, typer.Option(help="Training rounds; epochs of the autoencoder.")] = None,
     iterations: Annotated[
@@ -580,13 +675,14 @@ def demo(
 ) -> None:
     """Show the whole path: scenario, certified decision, baselines, carrying out on real data, plots."""
     from jointopt import problems
-    from jointopt.system import System
+    from jointopt.system import InferenceSystem, System
 
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds: {rounds} must be at least 1")
     started = time.perf_counter()
     kind = problems.get(design)
-    show = _demo_training if kind.system_type is System else _demo_inference
+    shows = {System: _demo_training, InferenceSystem: _demo_inference}
+    show = shows.get(kind.system_type, _demo_solving)
     status = show(kind, folder, devices, seed, rounds, iterations)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
@@ -602,14 +698,18 @@ def _demo_training(
 ) -> str:
     """Federated learning: train under every method's decision."""
     from jointopt import solvers
+    from jointopt.augmentation import generator as make_generator
     from jointopt.federated import Task
-    from jointopt.study import best_method, compare
-    from jointopt.system import System
+    from jointopt.study import best_method, compare, task_system
 
     devices = 20 if devices is None else devices
     task = Task.make(data="digits", network="mlp", devices=devices, alpha=0.5, seed=seed)
-    system = System.from_task(task, seed=seed, design=kind.name)
+    system = task_system(kind, task, seed)
     problem = kind(system)
+    options: dict[str, Any] = {}
+    if any(v.name == "augmentation_level" for v in problem.variables):
+        # the light one: a demo does not wait for a diffusion model
+        options["generator"] = make_generator("gaussian", task.data)
     out.rule(f"{kind.name}: {devices} devices, digits, {task.parameters + task.unpruned_parameters} parameters")
 
     methods = list(solvers.methods(problem))
@@ -621,6 +721,7 @@ def _demo_training(
             seeds=[seed],
             rounds=rounds,
             solve_options=_options(methods, seed, 40 if iterations is None else iterations),
+            train_options=options,
             folder=folder / "runs",
             report=lambda line: step(line.split(":")[0][:40]),
         )
@@ -709,6 +810,46 @@ def _demo_inference(
     measured = output_distortion(network, images, [0.05, *(i / 10 for i in range(1, 10)), 0.95], calibration=8)
     _save_figure(plots.distortion(measured, network=section), folder / "distortion.png")
     return "completed"
+
+
+def _demo_solving(
+    kind: Any, folder: Path, devices: int | None, seed: int, rounds: int | None, iterations: int | None
+) -> str:
+    """What cannot be carried out yet: solve by every method but the local search, and compare."""
+    from jointopt import solvers
+
+    if rounds is not None:
+        raise InputError(f"--rounds: '{kind.name}' is solved here, not trained")
+    problem = kind(kind.sample(devices=devices, seed=seed))
+    out.rule(f"{kind.name}: {problem.system}")
+    # the local search takes minutes and proves nothing
+    methods = [name for name in solvers.methods(problem) if name != "nlp"]
+    options = _options(methods, seed, 40 if iterations is None else iterations)
+    results = {}
+    with _progress("solving", len(methods)) as step:
+        for name in methods:
+            results[name] = solvers.solve(problem, method=name, **options[name])
+            step(name)
+    best = min(results.values(), key=lambda r: float("inf") if r.value is None else r.value)
+    _print(best.summary())
+    _print_solved(results)
+    if best.decision is not None:
+        _written(best.save(folder / "decision.json"))
+        _save_figure(_plots().decision(best), folder / "decision.png")
+    return "completed"
+
+
+def _print_solved(results: dict[str, Any]) -> None:
+    from jointopt.report import text_table
+    from jointopt.units import format_si
+
+    rows = []
+    for name, result in results.items():
+        value = "-" if result.value is None else f"{result.value:.5g}"
+        gap = "-" if result.gap is None else f"{result.gap:.0e}"
+        rows.append([name, result.status, value, gap, format_si(result.seconds, "s")])
+    out.rule("what each method promises; there is no training for this design yet")
+    _print(text_table(rows, ["method", "status", "value", "certified within", "solved in"]))
 
 
 def _print_carried(results: dict[str, Any], carried: dict[str, Any]) -> None:
@@ -800,11 +941,24 @@ def _print_comparison(comparison: Any) -> None:
             ]
         )
     out.rule("what each method promises")
-    header = ["method", "convergence gap", "certified within", "solved in", *(["selected"] * selecting), "budgets"]
+    header = ["method", "value", "certified within", "solved in", *(["selected"] * selecting), "budgets"]
     out.print(text_table(promises, header), highlight=False, soft_wrap=True)
     out.rule("what training on real data shows: test accuracy")
     header = ["method", "energy/round", "delay/round", "equal energy", "equal delay", "all rounds"]
     out.print(text_table(training, header), highlight=False, soft_wrap=True)
+
+
+def _print_rounds(comparison: Any, name: str) -> None:
+    """Say after how many rounds the target was reached, and how many were predicted."""
+    result, run = comparison.results[name], comparison.runs[name][0]
+    aim = float(result.problem.system.target.gradient_norm)
+    reached = run.reached(gradient_norm=aim)
+    measured = f"not reached in {len(run.rows)}" if reached is None else f"reached after {reached.round}"
+    out.print(
+        f"A mean ||grad F||^2 of {aim:.3g}: predicted in {float(result.evaluation.quantities['rounds']):.0f} rounds by "
+        f"typical constants, {measured}.",
+        highlight=False,
+    )
 
 
 def _print_bound(comparison: Any, name: str) -> None:
@@ -815,6 +969,9 @@ def _print_bound(comparison: Any, name: str) -> None:
     if not norms:
         return
     quantities, constants = result.evaluation.quantities, result.problem.system.bound
+    if "rounds" in quantities:
+        _print_rounds(comparison, name)
+        return
     # the rounds really trained, which may not be those of the scenario
     bound = float(
         average_gradient_bound(

@@ -272,7 +272,7 @@ class _Search:
             after = local.values(local.start, changed)
             moved = after.slack - base
             for name, rows in local.rows.items():
-                if value.ndim > len(local.constraints[name]):
+                if value.shape not in ((), tuple(local.constraints[name])):
                     continue
                 wanted = np.broadcast_to(1e-3 * value, local.constraints[name]).reshape(-1)
                 # as large as the budget itself, so that the difference is well above rounding

@@ -58,7 +58,7 @@ def device_table(problem: Any, decision: Any, evaluation: Any) -> pd.DataFrame:
             if np.shape(value)[-1:] == (size,) and name not in columns:
                 columns[f"{name}_slack"] = np.asarray(value)
         for name in ("delay", "energy"):
-            if name in evaluation.slack:
+            if name in evaluation.slack and np.shape(evaluation.slack[name])[-1:] == (size,):
                 columns[f"{name}_slack"] = np.asarray(evaluation.slack[name])
     return pd.DataFrame(columns, index=pd.RangeIndex(size, name="device"))
 
@@ -124,7 +124,7 @@ def explain(problem: Any, decision: Any) -> Explanation:
     limits: dict[str, Any] = {}
     chosen: dict[str, Any] = {}
     for variable in problem.variables:
-        if variable.axis == "layer" or variable.kind == "binary":
+        if variable.axis in ("layer", "common") or variable.kind == "binary":
             continue
         value = chosen[variable.name] = np.broadcast_to(np.asarray(decision[variable.name]), (size,))
         span = np.maximum(variable.upper - variable.lower, 1e-300)
@@ -244,12 +244,7 @@ def summary(result: Any) -> str:
             for name, value in result.evaluation.parts.items()
         ]
         lines.append("parts: " + ", ".join(parts))
-        contraction = result.evaluation.quantities.get("contraction")
-        if contraction is not None:
-            bound = float(result.evaluation.quantities["bound"])
-            lines.append(
-                f"A = {float(contraction):.4g} (must stay below 1); bound of the mean ||grad F||^2: {bound:.4g}"
-            )
+        lines += problem.remarks(result.evaluation)
     lines += _shared_lines(result)
     if result.message:
         lines.append(f"{result.message}; {format_si(result.seconds, 's')}, {result.n_evaluations} evaluations")
@@ -263,9 +258,9 @@ def summary(result: Any) -> str:
             lines.append("the decision that exceeds the budgets least:")
         lines.append(_decision_table(result, min(len(system), _SHOWN)))
         for variable in problem.variables:
-            if variable.axis == "layer":
+            if variable.axis in ("layer", "common"):
                 values = " ".join(f"{v:.4g}" for v in np.ravel(result.decision[variable.name]))
-                lines.append(f"{variable.name} per layer: {values}")
+                lines.append(f"{variable.name} {'per layer' if variable.axis == 'layer' else 'of all'}: {values}")
         if len(system) > _SHOWN:
             lines.append(f"... and {len(system) - _SHOWN} more devices (to_pandas() has all)")
     return "\n".join(lines)
@@ -279,7 +274,7 @@ def _shared_lines(result: Any) -> list[str]:
     lines = []
     if "selected" in result.decision:
         taken = _taken(result.decision, len(system))
-        held = float(evaluation.quantities["samples_selected"])
+        held = float(system.devices.samples[taken].sum())
         lines.append(
             f"selected {int(taken.sum())} of {len(system)} devices, n_S = {held:.0f} of "
             f"{float(system.devices.samples.sum()):.0f} samples"
@@ -297,14 +292,18 @@ def _shared_lines(result: Any) -> list[str]:
     return lines
 
 
-_SHOWN_QUANTITIES = ("delay", "energy", "packet_error", "device_delay", "send_delay", "server_delay", "distortion")
+_SHOWN_QUANTITIES = (
+    *("delay", "energy", "packet_error", "device_delay", "send_delay", "server_delay", "distortion"),
+    *("slots_joined", "mean_pruning_ratio", "total_energy", "total_samples", "total_flight_energy", "utility"),
+)
 
 
 def _decision_table(result: Any, shown: int) -> str:
     table = result.to_pandas()
     variables = {v.name: v for v in result.problem.variables}
     units = {v.name: v.unit for v in result.problem.variables}
-    names = [n for n in (*result.decision, *_SHOWN_QUANTITIES) if n in table]
+    own = [n for n in result.decision if n not in variables or variables[n].axis != "common"]
+    names = [n for n in (*own, *_SHOWN_QUANTITIES) if n in table]
     taken = _taken(result.decision, len(table))
 
     def cell(name: str, value: float, takes_part: bool) -> str:

@@ -27,7 +27,7 @@ import scipy.sparse.linalg
 
 from jointopt.decision import Decision
 from jointopt.errors import InputError, nearest
-from jointopt.problem import Problem
+from jointopt.problem import Problem, Variable
 from jointopt.system import FloatArray, Scenario
 from jointopt.system.base import Quantity
 from jointopt.units import format_si
@@ -225,6 +225,7 @@ def real_fields(system: Any) -> dict[str, Quantity]:
                 and value is not None
                 and not quantity.integer
                 and quantity.axis in (None, "device")
+                and quantity.inner is None
             ):
                 found[name] = quantity
     return found
@@ -268,6 +269,11 @@ class Values:
         return Values(*(sum(w * getattr(v, part) for w, v in pairs) for part in parts))
 
 
+def _moving(variables: tuple[Variable, ...]) -> list[Variable]:
+    """Variables that have derivatives."""
+    return [v for v in variables if v.kind == "real" and not v.stepwise]
+
+
 class Local:
     """A problem around a decision: its real coordinates in one vector, its constraints in another."""
 
@@ -275,8 +281,9 @@ class Local:
         self.problem = problem
         self.devices = len(problem.system)
         variables = problem.variables
-        self.real = [v for v in variables if v.kind == "real"]
-        self.fixed = {v.name: np.array(decision[v.name]) for v in variables if v.kind != "real"}
+        self.real = _moving(variables)
+        names = {v.name for v in self.real}
+        self.fixed = {v.name: np.array(decision[v.name]) for v in variables if v.name not in names}
         if not self.real:
             raise InputError(f"{problem.name}: sensitivity needs variables that are real")
         self.start = np.concatenate([np.broadcast_to(decision[v.name], v.lower.shape) for v in self.real])
@@ -322,7 +329,7 @@ class Local:
 
     def bounds(self, problem: Problem) -> tuple[FloatArray, FloatArray]:
         """Bounds of the real coordinates."""
-        real = [v for v in problem.variables if v.kind == "real"]
+        real = _moving(problem.variables)
         return np.concatenate([v.lower for v in real]), np.concatenate([v.upper for v in real])
 
     def decision(self, x: Any) -> Decision:

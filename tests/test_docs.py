@@ -9,12 +9,25 @@ import numpy as np
 import pytest
 
 import jointopt as jo
-from jointopt.system import Bound, Devices, Generalization, Learner, Radio
+from jointopt.system import (
+    Augmentation,
+    Bound,
+    Devices,
+    Edges,
+    Generalization,
+    Learner,
+    Radio,
+    Target,
+    Tiers,
+    Tradeoff,
+)
+
+SECTIONS = [Devices, Radio, Learner, Bound, Generalization, Augmentation, Target, Tiers, Tradeoff, Edges]
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-@pytest.mark.parametrize("section", [Devices, Radio, Learner, Bound, Generalization])
+@pytest.mark.parametrize("section", SECTIONS)
 def test_every_scenario_field_is_documented(section: type) -> None:
     text = (DOCS / "scenario.md").read_text(encoding="utf-8")
     heading = f"## `[{section.__name__.lower()}]`"
@@ -47,6 +60,16 @@ def test_the_example_scenario_of_a_shared_band_is_solved() -> None:
     assert result.decision is not None
     # a real choice: the band does not do for everyone's dense model
     assert result.decision["pruning_ratio"].max() > 0.0 or result.decision["selected"].min() == 0.0
+
+
+def test_the_example_scenario_of_a_target_is_solved() -> None:
+    result = jo.solve(jo.problems.FedDPQ(jo.System.from_toml(DOCS / "scenario_feddpq.toml")))
+    assert result.status == "optimal"
+    assert result.decision is not None
+    # a real choice: some samples are synthetic, some weights removed, some powers between their limits
+    level, ratio, power = (result.decision[name] for name in ("augmentation_level", "pruning_ratio", "power"))
+    assert 0.0 < level[0] <= 1.0
+    assert np.any((ratio > 0.0) & (ratio < 0.9)) and np.any((power > 0.0101) & (power < 0.099))
 
 
 @pytest.mark.parametrize("name", ["pool", "deadline", "fairness"])

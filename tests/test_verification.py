@@ -28,7 +28,26 @@ from jointopt.solvers import exact as exact_solver
 from jointopt.study import load_result
 from jointopt.verification import Verification, verify, verify_saved
 
-SIZES = {"ltfl": 5, "ltfl-pool": 3, "feel": 6, "coinference": 3, "coinference-layers": 1}
+SIZES = {
+    "ltfl": 5,
+    "ltfl-pool": 3,
+    "feel": 6,
+    "feddpq": 3,
+    "coinference": 3,
+    "coinference-layers": 1,
+    "aerial": 4,
+    "aerial-trajectory": 3,
+    "ratio-bandwidth": 4,
+    "ratio-bandwidth-selection": 5,
+    "time-triggered": 5,
+    "ratio-error": 3,
+    "hierarchical": 5,
+}
+# gaps that need no local search, which takes seconds and says nothing about what is checked here
+GAPS = {"feddpq": 1e-2, "ratio-bandwidth-selection": 1e-2, "time-triggered": 2e-2, "ratio-error": 3e-2}
+# for the same reason: a second and more each, dozens of seconds in all
+LEFT_OUT = {name: {"nlp"} for name in SIZES if name not in ("ltfl", "ltfl-pool", "feel", "coinference")}
+LEFT_OUT["feddpq"] |= {"bayesian", "alternating"}
 SHORT: dict[str, dict[str, Any]] = {
     "bayesian": {"iterations": 2, "initial": 4},
     "nlp": {"starts": 1, "time_limit": 1.0},
@@ -96,7 +115,7 @@ DECLARED: dict[str, Callable[[Any], DeclaredProblem]] = {
 def solved(name: str) -> Result:
     """A certified result of each kind."""
     if name in DESIGNS:
-        return jo.solve(design(name))
+        return jo.solve(design(name), gap=GAPS.get(name))
     if name == "ltfl dual":
         return jo.solve(coupled("gap"))
     if name == "pooled":
@@ -124,7 +143,10 @@ def names(found: Verification) -> set[str]:
 def test_every_method_of_every_design_stands_up(name: str) -> None:
     problem = design(name, seed=1)
     for method in jo.methods(problem):
-        result = jo.solve(problem, method=method, **SHORT.get(method, {}))
+        if method in LEFT_OUT.get(name, ()):
+            continue
+        gap = {"gap": GAPS[name]} if name in GAPS and method not in SHORT else {}
+        result = jo.solve(problem, method=method, **SHORT.get(method, {}), **gap)
         found = result.verify()
         assert found.complete or result.status in ("infeasible", "time_limit"), found.summary()
         assert found.value == (None if result.value is None else pytest.approx(result.value, rel=1e-9))
@@ -145,8 +167,10 @@ def test_declared_problems_stand_up(name: str) -> None:
 @pytest.mark.parametrize("objective", ["gap", "bound"])
 def test_a_limit_that_couples_the_devices(objective: str) -> None:
     result = jo.solve(coupled(objective))
-    assert result.certificate.caps
-    assert {"caps on contraction", "leaves cover the range"} <= names(result.verify())
+    # the full bound grows without limit towards A = 1, so that the limit is never met on the way
+    expected = {"caps on contraction"} if objective == "gap" else set()
+    assert bool(result.certificate.caps) == bool(expected)
+    assert {"leaves cover the range", *expected} <= names(result.verify())
 
 
 def test_shared_budgets() -> None:
@@ -236,9 +260,10 @@ def test_a_time_limit_leaves_a_bound_that_stands_up() -> None:
 def test_saved_results_stand_up(name: str, tmp_path: Path) -> None:
     result = solved(name) if name != "infeasible" else jo.solve(design("ltfl", delay_budget=np.full(5, 1e-9)))
     found = verify_saved(*load_result(result.save(tmp_path / "result.json")))
-    # a file holds no tree over selections
-    assert found.complete or name == "feel"
-    if result.lower_bound is not None and name != "feel":
+    # a file holds no tree over selections or shared variables
+    branched = name in ("feel", "feddpq", "ratio-error")
+    assert found.complete is not branched
+    if result.lower_bound is not None and not branched:
         assert found.lower_bound is not None and found.lower_bound >= result.lower_bound * (1 - 1e-9)
     problem, decision, data = load_result(tmp_path / "result.json")
     wrong = {**data, "gap": 0.5}
@@ -246,6 +271,9 @@ def test_saved_results_stand_up(name: str, tmp_path: Path) -> None:
         verify_saved(problem, decision, wrong)
     if result.value is not None:
         for key, share in (("value", 1e-6), ("lower_bound", 1e-4)):
+            if key == "lower_bound" and branched and (result.gap is None or result.gap > share):
+                # nothing in the file contradicts it
+                continue
             wrong = {**data, key: data[key] * (1 + share)}
             wrong["gap"] = max(0.0, wrong["value"] - wrong["lower_bound"]) / wrong["value"]
             with pytest.raises(VerificationError):

@@ -42,6 +42,20 @@ STYLE: dict[str, dict[str, Any]] = {
     "equal_bandwidth": {"color": "#009E73", "linestyle": "--"},
     "nlp": {"color": "#882255", "linestyle": ":"},
     "scenarios": {"color": "#D55E00", "linestyle": ":", "linewidth": 2.4, "zorder": 5},
+    "no_augmentation": {"color": "#56B4E9"},
+    "fedsgd": {"color": "#000000", "linestyle": ":"},
+    "dense": {"color": "#000000"},
+    "prune_only": {"color": "#56B4E9", "linestyle": ":"},
+    "quantize_only": {"color": "#7F5F3F", "linestyle": ":"},
+    "least_ratio": {"color": "#009E73", "linestyle": "-."},
+    "staged": {"color": "#D55E00", "linestyle": "--", "linewidth": 2.4, "zorder": 5},
+    "greedy": {"color": "#0072B2", "linestyle": ":"},
+    "projected_gradient": {"color": "#009E73", "linestyle": ":"},
+    "static": {"color": "#E69F00", "linestyle": ":"},
+    "random_waypoint": {"color": "#999999", "linestyle": "--"},
+    "threshold": {"color": "#CC79A7", "linestyle": ":"},
+    "smallest_tier": {"color": "#5D3A9B", "linestyle": ":"},
+    "synchronous": {"color": "#7F5F3F"},
 }
 LABELS = {
     "exact": "joint design (exact)",
@@ -68,6 +82,20 @@ LABELS = {
     "equal_bandwidth": "band split evenly",
     "nlp": "local search",
     "scenarios": "one decision for all systems",
+    "no_augmentation": "without synthetic samples",
+    "fedsgd": "plain federated learning",
+    "dense": "dense, floats sent",
+    "prune_only": "pruning only",
+    "quantize_only": "quantization only",
+    "least_ratio": "least ratio of each level",
+    "staged": "best way (backward induction)",
+    "greedy": "best next point",
+    "projected_gradient": "short-sighted gradient steps",
+    "static": "hovering",
+    "random_waypoint": "random waypoints",
+    "threshold": "threshold on the ratio",
+    "smallest_tier": "first tier on an equal split",
+    "synchronous": "everyone in the fastest tier",
 }
 
 _UNITS = {1e-9: "n", 1e-6: "\u00b5", 1e-3: "m", 1.0: "", 1e3: "k", 1e6: "M", 1e9: "G"}
@@ -119,7 +147,9 @@ STAGES = {
 
 
 def _gain(system: Any) -> np.ndarray:
-    """Mean channel gain of each device."""
+    """Mean channel gain of each device; of one in the air over its slots."""
+    if hasattr(system, "vehicles"):
+        return np.asarray(system.gain).mean(axis=1)
     return np.asarray((system.radio if hasattr(system, "radio") else system.link).gain)
 
 
@@ -133,7 +163,7 @@ def decision(result: Any, *, title: str | None = None) -> Figure:
     """Draw what each device was told, and how much of its budgets that uses.
 
     One panel for each of the design's variables, and the use of budgets, by stages where a server computes too.
-    Devices that are left out are shaded.
+    Devices that are left out are shaded. Decisions of many slots are maps over slots and devices, or ways.
 
     Parameters
     ----------
@@ -145,26 +175,31 @@ def decision(result: Any, *, title: str | None = None) -> Figure:
     layered = [v for v in result.problem.variables if v.axis == "layer"]
     if layered:
         return _layer_decision(result, layered[0], title)
+    if any(v.axis == "slot" for v in result.problem.variables):
+        from jointopt.plot.slots import slot_decision
+
+        return slot_decision(result, title or _title(result))
     table = result.to_pandas()
     order = np.argsort(_gain(result.problem.system), kind="stable")
     table = table.iloc[order]
     size = len(table)
     x = np.arange(size)
     taken = table["selected"].to_numpy() > 0.5 if "selected" in table else np.ones(size, dtype=bool)
-    variables = [v for v in result.problem.variables if v.kind != "binary"]
+    variables = [v for v in result.problem.variables if v.kind != "binary" and v.axis != "common"]
+    common = [v.name for v in result.problem.variables if v.axis == "common"]
     staged = "server_delay" in table
     count = len(variables) + (2 if staged else 1)
     figure, axes = _subplots(count, 1, figsize=(9, max(9.0, 1.9 * count)), sharex=True)
     shared = {name.removeprefix("total_") for name, slack in result.evaluation.slack.items() if np.ndim(slack) == 0}
     for axis, variable in zip(axes, variables, strict=False):
         values = np.where(taken, table[variable.name].to_numpy(), 0.0)
-        _panel(axis, variable, values, order, size, limits=variable.name not in shared)
+        _panel(axis, variable, values, order, size, limits=not any(variable.name in name for name in shared))
     axes[0].set_xlim(-0.8, 1.1 * size + 0.4)
     if staged:
         for axis, name, unit in ((axes[-2], "delay", "s"), (axes[-1], "energy", "J")):
             _stages(axis, table, x, name, unit, result.problem.system, order)
     else:
-        _use(axes[-1], table, x, taken, result.problem.system, order)
+        _use(axes[-1], result.evaluation, x, taken, order)
     for axis in axes:
         for u in x[~taken]:
             axis.axvspan(u - 0.5, u + 0.5, color="0.88", zorder=0, linewidth=0)
@@ -188,7 +223,8 @@ def decision(result: Any, *, title: str | None = None) -> Figure:
     if size <= 40:
         axes[-1].set_xticks(x, [str(u) for u in table.index])
     axes[-1].set_xlabel("device (weakest mean channel first)")
-    figure.suptitle(title or _title(result))
+    chosen = [f"{name.replace('_', ' ')} {float(np.ravel(result.decision[name])[0]):.3g} for all" for name in common]
+    figure.suptitle("\n".join([title or _title(result), *chosen]))
     return figure
 
 
@@ -207,6 +243,9 @@ def _panel(axis: Any, variable: Any, values: np.ndarray, order: np.ndarray, size
         axis.set_ylim(0, 1)
     elif variable.unit in ("W", "Hz") and limits:
         low, high = (np.broadcast_to(v, (size,))[order] / factor for v in (variable.lower, variable.upper))
+        if np.array_equal(low, high):
+            axis.annotate("not chosen", (x[-1] + 0.55, high[-1]), color="0.3", fontsize=8, va="center")
+            return
         # a limit far above what is used would flatten the bars
         near = high.max() <= 20 * max(top, 1e-300) or top == 0.0
         for bound, word in ((high, "largest"), (low, "smallest")):
@@ -219,18 +258,23 @@ def _panel(axis: Any, variable: Any, values: np.ndarray, order: np.ndarray, size
         axis.set_ylim(0, max(top * 1.15, 1e-12) if top > 0 else 1.0)
 
 
-def _use(axis: Any, table: Any, x: np.ndarray, taken: np.ndarray, system: Any, order: np.ndarray) -> None:
-    """Shares of the delay and energy budgets used."""
-    use = {
-        name: np.where(taken, table[name].to_numpy() / getattr(system.devices, f"{name}_budget")[order], 0.0)
-        for name in ("delay", "energy")
-    }
-    axis.bar(x - 0.2, 100 * use["delay"], width=0.38, color="#0072B2", label="delay")
-    axis.bar(x + 0.2, 100 * use["energy"], width=0.38, color="#E69F00", label="energy")
+def _use(axis: Any, evaluation: Any, x: np.ndarray, taken: np.ndarray, order: np.ndarray) -> None:
+    """Shares used of the delay and energy budgets that the design has."""
+    colours = {"delay": "#0072B2", "energy": "#E69F00"}
+    limited = [name for name in colours if name in evaluation.slack]
+    width = 0.76 / max(len(limited), 1)
+    most = 0.0
+    for index, name in enumerate(limited):
+        budget = np.broadcast_to(np.asarray(evaluation.scale[name], dtype=np.float64), x.shape)
+        share = np.where(taken, 1.0 - (np.asarray(evaluation.slack[name]) / budget)[order], 0.0)
+        place = x + (index - 0.5 * (len(limited) - 1)) * (width + 0.02)
+        axis.bar(place, 100 * share, width=width, color=colours[name], label=name)
+        most = max(most, float(share.max()))
     axis.axhline(100, color="0.3", linewidth=1)
-    axis.set_ylim(0, max(115.0, 105 * float(max(use["delay"].max(), use["energy"].max()))))
+    axis.set_ylim(0, max(115.0, 105 * most))
     axis.set_ylabel("budget used [%]")
-    axis.legend(loc="center right", fontsize=8, handlelength=1.0)
+    if limited:
+        axis.legend(loc="center right", fontsize=8, handlelength=1.0)
 
 
 def _stages(

@@ -36,7 +36,11 @@ def _show(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Declares one field: its SI unit and range, and the axis (``"device"``, ``"layer"``, ...) it is an array over."""
+    """Declares one field: its SI unit and range, and the axis (``"device"``, ``"layer"``, ...) it is an array over.
+
+    With `inner` (``"class"``) it is a table: one row per entry of the axis, all of one length. Several names
+    (``("class", "coordinate")``) make the rows tables themselves.
+    """
 
     unit: str = ""
     above: float | None = None
@@ -45,7 +49,14 @@ class Quantity:
     below: float | None = None
     integer: bool = False
     axis: str | None = None
+    inner: str | tuple[str, ...] | None = None
     optional: bool = False
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of all axes, the outer one first."""
+        inner = (self.inner,) if isinstance(self.inner, str) else self.inner or ()
+        return inner if self.axis is None else (self.axis, *inner)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.with_info_plain_validator_function(self._validate)
@@ -72,6 +83,8 @@ class Quantity:
                 parse_quantity(v, self.unit, f"{field}[{self.axis} {i}]") if isinstance(v, str) else v
                 for i, v in enumerate(value)
             ]
+            if self.inner is not None:
+                self._check_rows(value, field, self.axes)
         if getattr(value, "dtype", None) == np.bool_ or (
             isinstance(value, (list, tuple)) and any(isinstance(v, (bool, np.bool_)) or v is None for v in value)
         ):
@@ -82,10 +95,32 @@ class Quantity:
             array = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):
             raise InputError(f"{field}: expected numbers, got {value!r}") from None
-        if array.ndim > (0 if self.axis is None else 1):
+        if self.inner is not None:
+            if array.ndim != len(self.axes) or array.size == 0:
+                rows = [f"a row per {name}" for name in self.axes[:-1]]
+                want = " with ".join([*rows, f"a number per {self.axes[-1]}"])
+                raise InputError(f"{field}: expected {want}, got an array of shape {array.shape}")
+        elif array.ndim > (0 if self.axis is None else 1):
             want = "one number" if self.axis is None else f"one number per {self.axis}"
             raise InputError(f"{field}: expected {want}, got an array of shape {array.shape}")
         return array
+
+    def _check_rows(self, rows: Any, field: str, axes: tuple[str, ...], before: str = "") -> None:
+        """Refuse what is no table of numbers: rows of different lengths, or entries that are none."""
+        axis, inner = axes[:2]
+        for i, row in enumerate(rows):
+            at = f"{before}{axis} {i}"
+            where = f"{field}[{at}]"
+            if not isinstance(row, (list, tuple, np.ndarray)):
+                raise InputError(
+                    f"{where}: expected a {'number' if len(axes) == 2 else 'row'} per {inner}, got {row!r}"
+                )
+            if len(row) != len(rows[0]):
+                raise InputError(f"{where}: has {len(row)} values, {axis} 0 has {len(rows[0])}")
+            if len(axes) > 2:
+                self._check_rows(row, field, axes[1:], f"{at}, ")
+            elif any(isinstance(v, (bool, np.bool_, str)) or v is None for v in row):
+                raise InputError(f"{where}: expected numbers, got {row!r}")
 
     def _check(self, number: FloatArray, field: str) -> None:
         rules = [(~np.isfinite(number), "must be finite")]
@@ -104,8 +139,9 @@ class Quantity:
                 unit = f" {self.unit}" if self.unit else ""
                 if number.ndim == 0:
                     raise InputError(f"{field}: {_show(number[()])}{unit} {rule}")
-                i = int(np.argmax(bad))
-                raise InputError(f"{field}[{self.axis} {i}]: {_show(number[i])}{unit} {rule}")
+                at = tuple(int(i) for i in np.argwhere(bad)[0])
+                where = ", ".join(f"{name} {i}" for name, i in zip(self.axes, at, strict=False))
+                raise InputError(f"{field}[{where}]: {_show(number[at])}{unit} {rule}")
 
 
 class Section(BaseModel):
@@ -179,9 +215,10 @@ class Section(BaseModel):
                 value = np.full(size, float(value))
                 value.setflags(write=False)
                 changed[name] = value
-            elif value.shape != (size,):
+            elif len(value) != size:
                 section = type(self).title
-                raise InputError(f"{section}.{name}: has {value.size} values for {size} {axis}s")
+                what = "values" if value.ndim == 1 else "rows"
+                raise InputError(f"{section}.{name}: has {len(value)} {what} for {size} {axis}s")
         return self.model_copy(update=changed) if changed else self
 
     def common_size(self, axis: str, count: int | None = None) -> int:
@@ -194,9 +231,9 @@ class Section(BaseModel):
         """
         section = type(self).title
         sizes = {
-            name: getattr(self, name).size
+            name: len(getattr(self, name))
             for name in self.fields_over(axis)
-            if getattr(self, name) is not None and getattr(self, name).ndim == 1
+            if getattr(self, name) is not None and getattr(self, name).ndim > 0
         }
         empty = [name for name, size in sizes.items() if size == 0]
         if empty:

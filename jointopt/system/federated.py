@@ -14,9 +14,12 @@ from pydantic import model_validator
 
 from jointopt.errors import InputError, nearest
 from jointopt.models import compression
+from jointopt.models.augmentation import augmented_counts
 from jointopt.models.channel import path_gain
 from jointopt.models.curve import ConvexCurve, known_curve
+from jointopt.system.augmentation import Augmentation, Target
 from jointopt.system.base import FEASIBILITY_TOLERANCE, FloatArray, Quantity, Scenario, Section
+from jointopt.system.relatives import Edges, Tiers, Tradeoff
 from jointopt.units import parse_quantity
 
 __all__ = ["Bound", "Devices", "Generalization", "Learner", "Radio", "System"]
@@ -296,6 +299,16 @@ class System(Scenario):
     bound: Bound
     generalization: Generalization | None = None
     """Needed by designs whose bound counts the generalization gap."""
+    augmentation: Augmentation | None = None
+    """Needed by designs that choose how many synthetic samples are made."""
+    target: Target | None = None
+    """Needed by designs that train to an accuracy."""
+    tiers: Tiers | None = None
+    """Needed by designs that aggregate at fixed times."""
+    tradeoff: Tradeoff | None = None
+    """Needed by designs that weigh latency against learning."""
+    edges: Edges | None = None
+    """Needed by designs with edge servers between devices and cloud."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -311,6 +324,17 @@ class System(Scenario):
         object.__setattr__(self, "bound", self.bound.spread(count))
         if self.generalization is not None:
             object.__setattr__(self, "generalization", self.generalization.spread(count))
+        if self.edges is not None:
+            object.__setattr__(self, "edges", self.edges.spread(count))
+        if self.augmentation is not None:
+            object.__setattr__(self, "augmentation", self.augmentation.spread(count))
+            held = self.augmentation.class_counts.sum(axis=1)
+            if np.any(held != self.devices.samples):
+                u = int(np.argmax(held != self.devices.samples))
+                raise InputError(
+                    f"augmentation.class_counts[device {u}]: {held[u]:.0f} samples in all classes together, "
+                    f"devices.samples has {self.devices.samples[u]:.0f}"
+                )
         return self
 
     def __len__(self) -> int:
@@ -344,8 +368,11 @@ class System(Scenario):
 
     def take(self, devices: Any) -> System:
         """Return the system of some devices only (index array or slice); the band is not split anew."""
-        sections: dict[str, Any] = {"learner": self.learner, "name": self.name}
-        for name in ("devices", "radio", "bound", "generalization"):
+        sections: dict[str, Any] = {"learner": self.learner, "name": self.name, "target": self.target}
+        sections |= {"tiers": self.tiers, "tradeoff": self.tradeoff}
+        if self.edges is not None:
+            sections["edges"] = self.edges.take(devices)
+        for name in ("devices", "radio", "bound", "generalization", "augmentation"):
             section = getattr(self, name)
             if section is None:
                 continue
@@ -358,6 +385,35 @@ class System(Scenario):
                 changed["count"] = None
             sections[name] = section.replace(**changed)
         return System(**sections)
+
+    def augmented(self, level: Any) -> System:
+        """Return the system after augmentation at a level theta: more samples of the rarer classes on every device.
+
+        Parameters
+        ----------
+        level : float or array, shape [devices]
+            From 0 to 1, see `jointopt.models.augmentation.augmented_counts`.
+
+        Raises
+        ------
+        InputError
+            When the system has no section `augmentation`, or for a level that is not from 0 to 1.
+        """
+        if self.augmentation is None:
+            raise InputError("augmentation: this scenario has no such section, so nothing is known of its classes")
+        try:
+            chosen = np.broadcast_to(np.asarray(level, dtype=np.float64), (len(self),))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"augmentation_level: expected a number or one per device ({len(self)}), got {level!r}"
+            ) from None
+        bad = ~((chosen >= 0.0) & (chosen <= 1.0))
+        if np.any(bad):
+            u = int(np.argmax(bad))
+            raise InputError(f"augmentation_level[device {u}]: {float(chosen[u])!r} must lie between 0 and 1")
+        counts = augmented_counts(self.augmentation.class_counts, chosen)
+        # both at once: they must agree
+        return self.with_(samples=counts.sum(axis=1), class_counts=counts)
 
     def _derived(self, section: str, changes: dict[str, Any]) -> None:
         if section != "radio":
@@ -380,34 +436,41 @@ class System(Scenario):
 
     @classmethod
     def from_task(
-        cls, task: Any, *, template: System | None = None, seed: int = 0, design: Literal["ltfl", "feel"] = "ltfl"
+        cls,
+        task: Any,
+        *,
+        template: System | None = None,
+        seed: int = 0,
+        design: Literal["ltfl", "feel", "feddpq"] = "ltfl",
     ) -> System:
         """Derive a system from a training task: its true sample, parameter and batch counts.
 
         Parameters
         ----------
         task : Task
-            Anything with `samples` [devices], `parameters`, `unpruned_parameters`, `batch_size`, `name`, and `buffers`
-            where the network has running statistics.
+            Anything with `samples` [devices], `parameters`, `unpruned_parameters`, `batch_size`, `name`, `buffers`
+            where the network has running statistics, and `class_counts` where the template has `augmentation`.
         template : System, optional
             Radio, processors, budgets and constants to keep; sampled from `seed` when not given.
         seed : int
             Seed of what is sampled.
-        design : {"ltfl", "feel"}
-            For which design to sample (`jointopt.systems.ltfl` or `feel`) when there is no template.
+        design : {"ltfl", "feel", "feddpq"}
+            For which design to sample (`jointopt.systems.ltfl` and the others) when there is no template.
 
         Raises
         ------
         InputError
             For an unknown design, a template for another number of devices, or data without known constants.
         """
-        if design not in ("ltfl", "feel"):
-            raise InputError(f"design: unknown '{design}'{nearest(str(design), ['ltfl', 'feel'])}")
+        if design not in ("ltfl", "feel", "feddpq"):
+            raise InputError(f"design: unknown '{design}'{nearest(str(design), ['ltfl', 'feel', 'feddpq'])}")
         sizes: dict[str, Any] = {
             "samples": np.asarray(task.samples, dtype=np.float64),
             "parameters": int(task.parameters),
             "unpruned_parameters": int(task.unpruned_parameters),
         }
+        if design == "feddpq" if template is None else template.augmentation is not None:
+            sizes["class_counts"] = np.asarray(task.class_counts, dtype=np.float64)
         if template is None:
             from jointopt import systems
 
@@ -419,7 +482,7 @@ class System(Scenario):
                     f"task: no bound constants were measured for data '{task.name}'; give template=..., for example "
                     f"systems.{design}(devices={len(sizes['samples'])}).with_({measured})"
                 )
-            sample = systems.feel if design == "feel" else systems.ltfl
+            sample = getattr(systems, design)
             made = sample(devices=len(sizes["samples"]), seed=seed, data=task.name, batch_size=task.batch_size, **sizes)
             return _with_buffers(made, task)
         if len(template) != len(sizes["samples"]):
