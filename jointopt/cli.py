@@ -247,6 +247,9 @@ def train(
     generator: Annotated[
         str | None, typer.Option(help="Who makes synthetic samples: diffusion (default) or gaussian.")
     ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Share of each class it learns from; devices hold others then (1: all).")
+    ] = None,
     server: Annotated[str | None, typer.Option(help="sgd (default), momentum:beta=0.9, adam.")] = None,
     clock: Annotated[
         str | None, typer.Option(help="synchronous (default), asynchronous, interval:seconds=2, ...")
@@ -290,12 +293,12 @@ def train(
         "checkpoint": checkpoint,
         "checkpoint_every": checkpoint_every,
     }
-    synthetic = federated and "augmentation_level" in chosen and chosen["augmentation_level"].max() > 0.0
+    synthetic = federated and _makes_samples(chosen, system)
     if federated:
-        foreign: dict[str, Any] = {} if synthetic else {"--cache": cache, "--generator": generator}
+        foreign: dict[str, Any] = {} if synthetic else {"--cache": cache, "--generator": generator, "--share": share}
         why = "is about synthetic samples or split inference; this decision makes no synthetic sample"
     else:
-        foreign = {"--alpha": alpha, "--generator": generator} | {
+        foreign = {"--alpha": alpha, "--generator": generator, "--share": share} | {
             f"--{name.replace('_', '-')}": given for name, given in how.items()
         }
         why = "is about federated training; this decision is one of split inference"
@@ -305,7 +308,7 @@ def train(
     if saved.get("status") == "infeasible":
         err.print("note: this decision exceeds some budgets (its status is 'infeasible')", highlight=False)
     if federated:
-        maker = (generator or "diffusion", cache or GENERATORS_FOLDER) if synthetic else None
+        maker = (generator or "diffusion", cache or GENERATORS_FOLDER, share or 1.0) if synthetic else None
         status = _train_federated(
             chosen, system, saved, data, rounds, network, alpha, seed, how, maker, folder, json, plot
         )
@@ -344,22 +347,34 @@ def _train_federated(
     alpha: float | None,
     seed: int,
     how: dict[str, Any],
-    maker: tuple[str, Path] | None,
+    maker: tuple[str, Path, float] | None,
     folder: Path | None,
     json: Path | None,
     plot: Path | None,
 ) -> str:
+    from jointopt.data import load
     from jointopt.federated import Task
     from jointopt.study import train as run_training
 
+    dataset = load(data or "digits", folder)
+    among = None
+    if maker is not None:
+        from jointopt.augmentation import generator as make
+        from jointopt.augmentation import public_split
+
+        kind, cache, share = maker
+        if share < 1.0:
+            among = public_split(dataset, share, 0)[1]
+        else:
+            note = "note: the generator learns from the samples that devices hold; --share keeps a public part for it"
+            err.print(note, highlight=False, soft_wrap=True)
+    # before the generator: what does not fit is said before the wait
     task = Task.for_system(
-        system, data=data or "digits", network=network, alpha=0.5 if alpha is None else alpha, seed=seed, folder=folder
+        system, data=dataset, network=network, alpha=0.5 if alpha is None else alpha, seed=seed, among=among
     )
     total = rounds or system.bound.rounds
     if maker is not None:
-        from jointopt.augmentation import generator as make
-
-        how = {**how, "generator": make(maker[0], task.data, cache=maker[1], progress=True)}
+        how = {**how, "generator": make(kind, dataset, cache=cache, share=share, progress=True)}
     with _progress("training", total) as step:
         result = run_training(
             chosen,
@@ -376,6 +391,13 @@ def _train_federated(
     if plot is not None:
         _save_figure(_plots().accuracy({str(saved.get("method", "decision")): [result]}), plot)
     return result.status
+
+
+def _makes_samples(chosen: Any, system: Any) -> bool:
+    """Whether a decision asks for synthetic samples."""
+    if "augmentation_level" not in chosen or system.augmentation is None:
+        return False
+    return bool(system.augmented(chosen["augmentation_level"]).devices.samples.sum() > system.devices.samples.sum())
 
 
 def _as_assumed(saved: dict[str, Any]) -> dict[str, Any]:

@@ -468,7 +468,8 @@ class Boxes(Protocol):
 class Shared(Protocol):
     """A few variables that all units share; between given ends the rest is `Sums` over `Boxes`, `Cells` or `Priced`.
 
-    Each unit may then take its own value between the ends: a relaxation, exact where the ends meet.
+    Each unit may then take its own value between the ends: a relaxation, exact where the ends meet. With an attribute
+    `first`, a number, that variable is branched on until its ends meet, before the others.
     """
 
     names: tuple[str, ...]

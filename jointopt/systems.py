@@ -421,7 +421,12 @@ def feddpq(
         For an unknown data set, no devices, or numbers out of range.
     """
     if class_counts is not None:
-        counts = np.asarray(class_counts, dtype=np.float64)
+        try:
+            counts = np.asarray(class_counts, dtype=np.float64)
+        except (TypeError, ValueError):
+            counts = np.empty(0)
+        if counts.ndim != 2:
+            raise InputError(f"class_counts: expected a row per device with a number per class, got {class_counts!r}")
         samples = counts.sum(axis=-1) if samples is None else samples
     draw = _draw(devices, seed, data, samples, parameters, unpruned_parameters, batch_size, tightness)
     if not (is_real(alpha) and 1e-3 <= alpha <= 1e6):

@@ -72,7 +72,7 @@ jo.plot.gradient_gaps(gaps)
 # %%
 system = jo.System.from_task(task, seed=0, design="feddpq").with_(
     participation=0.3,
-    synthetic_gap=measured["synthetic_gap"] / np.sqrt(3.0),  # the bound counts its square three times
+    synthetic_gap=measured["synthetic_gap"] / np.sqrt(3.0),  # Z_u counts its square three times (b_dat twice)
     generation_cycles=measured["generation_cycles"],
 )
 calibration = jo.calibrate(task, rounds=300, learning_rate=0.1, seed=0, draws=20)
@@ -111,7 +111,8 @@ jo.plot.levels(frame)
 # ## 6. Bang-bang pruning, and why a curve is needed
 #
 # With the worst case of pruning (error = ratio) the problem is linear-fractional in every ratio, so each is 0 or the
-# most that is allowed. What magnitude pruning really removes is a convex curve, and interior ratios appear.
+# most that is allowed as long as no budget is active. What magnitude pruning really removes is a convex curve, and
+# interior ratios appear.
 
 # %%
 for law in ("linear", "laplace"):
@@ -144,7 +145,7 @@ runs = {}
 for name in ("exact", "no_augmentation", "no_compression", "no_power_control"):
     chosen = result if name == "exact" else jo.solve(problem, method=name, gap=1e-2)
     if chosen.value is not None:
-        runs[name] = [jo.train(chosen, task, rounds=500, generator=maker, seed=0, measure_gradient_every=0)]
+        runs[name] = [jo.train(chosen, task, rounds=350, generator=maker, seed=0, measure_gradient_every=0)]
 for name, (run,) in runs.items():
     reached = run.reached(0.90)
     words = "never" if reached is None else f"round {reached.round:4d}, {reached.energy:6.2f} J"

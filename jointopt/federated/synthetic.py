@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
-from jointopt.errors import InputError
+from jointopt.augmentation import container
+from jointopt.errors import DataError, InputError
 from jointopt.federated.progress import counting_bar
 from jointopt.federated.streams import number
-from jointopt.files import atomic_write
 from jointopt.models.augmentation import augmented_counts
 from jointopt.system import FloatArray
 
@@ -176,6 +174,9 @@ def sampled(generator: Generator, labels: IntArray, seed: int) -> Tensor:
     return made.detach().cpu()
 
 
+_SCHEMA = "jointopt.synthetic/1"
+
+
 class _Store:
     """Blocks on disk, each written whole; what is damaged is made again."""
 
@@ -192,10 +193,10 @@ class _Store:
         return self._folder / f"{self._name}-{block:06d}.safetensors"
 
     def find(self, block: int, length: int) -> Tensor | None:
-        """Return a block, None where there is none that can be read."""
+        """Return a block, None where there is none that can be read and is what was written."""
         try:
-            found = safetensors.torch.load(self._path(block).read_bytes()).get("samples")
-        except (OSError, SafetensorError):
+            found = container.read(self._path(block), _SCHEMA)[1].get("samples")
+        except DataError:
             return None
         whole = found is not None and found.dtype == torch.float32 and found.shape == (length, *self._shape)
         return found if whole else None
@@ -204,9 +205,8 @@ class _Store:
         """Write a block; a disk that is full stops nothing."""
         if self._full:
             return
-        packed = safetensors.torch.save({"samples": made.contiguous()})
         try:
-            atomic_write(self._path(block), lambda file: file.write(packed))
+            container.write(self._path(block), _SCHEMA, {"block": block}, {"samples": made})
         except InputError as error:
             self._full = True
             warnings.warn(f"synthetic samples are not kept: {error}", RuntimeWarning, stacklevel=4)

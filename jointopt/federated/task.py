@@ -186,6 +186,7 @@ class Task:
         alpha: float = 0.5,
         scheme: str = "dirichlet",
         seed: int = 0,
+        among: ArrayLike | None = None,
         folder: str | os.PathLike[str] | None = None,
         loss: Loss = cross_entropy,
         **options: Any,
@@ -203,7 +204,8 @@ class Task:
             classes, or the network's parameter counts are not those of the system's learner.
         """
         dataset = load(data, folder) if isinstance(data, str) else data
-        wanted, there = int(system.devices.samples.sum()), len(dataset.train_labels)
+        held = np.arange(len(dataset.train_labels)) if among is None else _rows(among, len(dataset.train_labels))
+        wanted, there = int(system.devices.samples.sum()), len(held)
         if wanted > there:
             raise InputError(
                 f"task: the scenario's devices hold {wanted} samples together, '{dataset.name}' has {there} "
@@ -215,7 +217,7 @@ class Task:
             network, found = _matching(dataset, want) or ("mlp", {})
             options = {**found, **options}
         if system.augmentation is not None:
-            parts = _dealt(dataset, system.augmentation.class_counts.astype(np.int64), seed)
+            parts = _dealt(dataset, system.augmentation.class_counts.astype(np.int64), held, seed)
             task = cls(
                 data=dataset,
                 module=_module(network, dataset, seed, options),
@@ -234,6 +236,7 @@ class Task:
                 alpha=alpha,
                 scheme=scheme,
                 sizes=system.devices.samples.astype(np.int64),
+                among=among,
                 batch_size=system.learner.batch_size,
                 seed=seed,
                 loss=loss,
@@ -424,8 +427,10 @@ def _module(network: str | nn.Module, data: Dataset, seed: int, options: dict[st
     return deepcopy(network)
 
 
-def _dealt(data: Dataset, counts: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], ...]:
-    """Deal random samples out so that each device gets so many of each class, counts [devices, classes]."""
+def _dealt(
+    data: Dataset, counts: NDArray[np.int64], held: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.int64], ...]:
+    """Deal random ones of the samples `held` out: so many of each class to each device, counts [devices, classes]."""
     if counts.shape[1] != data.classes:
         raise InputError(
             f"task: the scenario's augmentation.class_counts are of {counts.shape[1]} classes, '{data.name}' has "
@@ -434,7 +439,7 @@ def _dealt(data: Dataset, counts: NDArray[np.int64], seed: int) -> tuple[NDArray
     rng, labels = np.random.default_rng(seed), data.train_labels.numpy()
     pieces: list[list[NDArray[np.int64]]] = [[] for _ in counts]
     for label, wanted in enumerate(counts.T):
-        pool = np.flatnonzero(labels == label)
+        pool = held[labels[held] == label]
         if wanted.sum() > len(pool):
             raise InputError(
                 f"task: the scenario's devices hold {wanted.sum()} samples of class {label} together, '{data.name}' "

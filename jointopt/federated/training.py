@@ -149,7 +149,7 @@ def train(
         Whether devices add what their codes left over to their next update; for biased codecs when not given.
     aggregation : {"received", "unbiased", "holders"}, optional
         Which mean the server takes (see `jointopt.federated.aggregation`): over what arrived with a clock that waits,
-        else unbiased, when not given.
+        else unbiased, when not given; unbiased too where devices join as the system's target says.
     server : {"sgd", "momentum", "adam"}
         What step it makes of it.
     clock : {"synchronous", "asynchronous", "buffered", "interval", "tiers"}
@@ -241,13 +241,16 @@ def train(
     task.check(system)
     carried_out = trainable(decision, system, chosen_codec.widths)
     selected = int(np.sum(carried_out.get("selected", np.ones(len(system))) > 0.5))
+    # a target's participation comes with its bound, which is about unbiased aggregation
+    drawn = attendance is None and participation is None and system.target is not None
+    drawn = drawn and system.target is not None and system.target.participation < 1.0
     plan = Plan(
         rounds=rounds,
         learning_rate=rate,
         local_steps=local_steps,
         seed=seed,
         rule=rule,
-        aggregation=_aggregation(aggregation or ("received" if chosen_clock.waits else "unbiased")),
+        aggregation=_aggregation(aggregation or ("unbiased" if drawn or not chosen_clock.waits else "received")),
         server=deepcopy(SERVERS.make(server)),
         clock=chosen_clock,
         codec=chosen_codec,

@@ -388,6 +388,8 @@ class _Shared:
             lower.append(shortest)
             upper.append(longest)
         self.lower, self.upper = np.array(lower), np.array(upper)
+        # a limit on the duration need not be active: it is looked at only where the level is settled
+        self.first = 0 if self.timed and problem.objective == "energy" else None
 
     def _range(self) -> tuple[float, float]:
         """Least and greatest round: everybody at their fastest, and everything as long as a device may take."""

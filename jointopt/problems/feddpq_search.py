@@ -72,9 +72,23 @@ class CommonSearch:
 
     def _all(self, decision: Decision) -> FloatArray:
         """The four numbers of a decision, or of the common one nearest to it."""
-        snr = np.exp(np.mean(np.log(decision["power"] * self.snr_per_watt), axis=-1))
         found = [np.mean(decision[name], axis=-1) for name in NAMES[:3]]
-        return np.clip(np.stack([*found, snr], axis=-1), self.low, self.high)
+        return np.clip(np.stack([*found, self._common_snr(decision["power"])], axis=-1), self.low, self.high)
+
+    def _common_snr(self, power: FloatArray) -> FloatArray:
+        """The received SNR that powers aim at: of devices within their limits, or between those at either limit."""
+        least, most = (np.broadcast_to(end, power.shape) for end in self.ranges["power"])
+        snr = np.broadcast_to(power * self.snr_per_watt, power.shape)
+        width = 1e-9 * most
+        up, down = power >= most - width, power <= least + width
+        inner = ~up & ~down
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.exp(np.sum(np.where(inner, np.log(snr), 0.0), axis=-1) / np.sum(inner, axis=-1))
+        # who sends at most aims at more than is received, who sends at least at less
+        above = np.max(np.where(up & ~down, snr, self.low[3]), axis=-1)
+        below = np.min(np.where(down & ~up, snr, self.high[3]), axis=-1)
+        between = np.where(np.any(up & ~down, axis=-1), above, below)
+        return np.asarray(np.where(np.any(inner, axis=-1), mean, between))
 
     def locate(self, decision: Decision) -> FloatArray:
         """Return x of a decision, or of a common one near it."""

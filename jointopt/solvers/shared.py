@@ -204,7 +204,9 @@ class _Search:
         wide = width > SMALLEST * np.minimum(span, np.maximum(size, 1e-300))
         if not wide.any():
             return []
+        first = getattr(self.shared, "first", None)
         axis = int(np.argmax(np.where(wide, width / span, -1.0)))
+        axis = axis if first is None or not wide[first] else first
         low, high = node.low[axis], node.high[axis]
         # at the units' choice where both halves learn something by that; a choice near an end says little
         middle = float(node.chosen[axis])

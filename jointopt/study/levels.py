@@ -43,6 +43,8 @@ def level_tradeoff(problem: FedDPQ, *, count: int = 21, gap: float = 1e-3) -> pd
 
     if not isinstance(problem, FedDPQ):
         raise InputError(f"level_tradeoff: expected a FedDPQ problem, got {type(problem).__name__}")
+    if problem.objective != "energy":
+        raise InputError(f"level_tradeoff: the objective must be 'energy', found '{problem.objective}'")
     if not (is_whole(count) and count >= 2):
         raise InputError(f"level_tradeoff: count must be a whole number of at least 2, found {count!r}")
     known = problem.levels

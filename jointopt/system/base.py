@@ -85,7 +85,8 @@ class Quantity:
             ]
             if self.inner is not None:
                 self._check_rows(value, field, self.axes)
-        if getattr(value, "dtype", None) == np.bool_ or (
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        if kind in ("b", "U", "S") or (
             isinstance(value, (list, tuple)) and any(isinstance(v, (bool, np.bool_)) or v is None for v in value)
         ):
             raise InputError(f"{field}: expected numbers, got {value!r}")
@@ -111,7 +112,7 @@ class Quantity:
         for i, row in enumerate(rows):
             at = f"{before}{axis} {i}"
             where = f"{field}[{at}]"
-            if not isinstance(row, (list, tuple, np.ndarray)):
+            if not (isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim > 0)):
                 raise InputError(
                     f"{where}: expected a {'number' if len(axes) == 2 else 'row'} per {inner}, got {row!r}"
                 )

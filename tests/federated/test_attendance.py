@@ -177,7 +177,9 @@ def test_the_target_s_participation_is_the_default(plain: Task, dpq_system: Call
     options: dict[str, Any] = {"rounds": 8, "seed": 1}
     default = train(DECISION, system, plain, **options)
     assert default.settings["attendance"] == [0.4] * 4
-    asked = train(DECISION, system, plain, attendance=0.4, **options)
+    # with the target comes the aggregation that its bound is about
+    assert default.settings["aggregation"] == "unbiased"
+    asked = train(DECISION, system, plain, attendance=0.4, aggregation="unbiased", **options)
     assert asked.rows == default.rows
     every = train(DECISION, system, plain, attendance=1.0, **options)
     assert np.all(every.ledger.worked)

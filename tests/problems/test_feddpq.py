@@ -417,3 +417,25 @@ def test_nothing_but_sums_can_be_capped() -> None:
     cells = FedDPQCells(problem.system, problem.ranges, Stage.between(problem.system, 0.0, 0.0))
     with pytest.raises(InputError, match="cannot be capped"):
         cells.capped(0, np.ones(2))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_a_search_finds_its_own_points_again(share: float) -> None:
+    """Powers are clipped, so the received SNR is not that of all devices: yet the same decision must come back."""
+    search = FedDPQ(jo.systems.feddpq(12, 0)).capabilities().search
+    assert search is not None
+    x = np.array([0.6, 0.3, 8.0, search.lower[3] * (search.upper[3] / search.lower[3]) ** share])
+    decision = search.complete(x)
+    again = search.complete(search.locate(decision))
+    for name, value in decision.items():
+        np.testing.assert_allclose(again[name], value, rtol=1e-9, err_msg=name)
+
+
+def test_a_limit_on_the_duration_that_is_not_felt_costs_nothing() -> None:
+    system = jo.systems.feddpq(4, 0)
+    free = jo.solve(FedDPQ(system), gap=0.02)
+    assert free.value is not None and free.evaluation is not None and free.lower_bound is not None
+    limit = 1.5 * float(free.evaluation.quantities["training_delay"])
+    bound = jo.solve(FedDPQ(system.with_(delay_limit=limit)), gap=0.02)
+    assert bound.status == "optimal" and bound.value is not None
+    assert bound.value >= free.lower_bound * (1.0 - 1e-9) and free.value >= (bound.lower_bound or 0.0) * (1.0 - 1e-9)
