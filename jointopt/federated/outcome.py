@@ -148,13 +148,13 @@ class Curve:
 
     def energy_to(self, accuracy: float) -> float | None:
         """Return the energy [J] of all devices until a test accuracy was first evaluated; None if never."""
-        found = self.reached(accuracy)
-        return None if found is None else found.energy
+        row = self._accurate(accuracy, 1)
+        return None if row is None else float(row["cumulative_energy"])
 
     def delay_to(self, accuracy: float) -> float | None:
         """Return the delay [s] until a test accuracy was first evaluated; None if never."""
-        found = self.reached(accuracy)
-        return None if found is None else found.delay
+        row = self._accurate(accuracy, 1)
+        return None if row is None else float(row["cumulative_delay"])
 
 
 def _words(loss: float | None) -> str:

@@ -362,7 +362,7 @@ class _Search:
 
     def _enough(self) -> bool:
         """Whether the bound says that nothing wanted is left."""
-        return self.proof is not None and self.proof.lower >= self.enough
+        return self.proof is not None and self.enough < np.inf and self.proof.lower >= self.enough
 
     def _reached(self, gap: float | None = None) -> bool:
         if self.proof is None or self.best is None:
