@@ -87,7 +87,7 @@ notebook: $(STAMP)
 	    test -e "$$source" || continue; \
 	    echo "$$source"; \
 	    $(BIN)/jupytext --quiet --to ipynb --update "$$source" || exit 1; \
-	    $(PY) -c "$$EXECUTE" "$${source%.py}.ipynb" || exit 1; \
+	    OMP_NUM_THREADS=1 $(PY) -c "$$EXECUTE" "$${source%.py}.ipynb" || exit 1; \
 	done
 
 results: $(STAMP)
