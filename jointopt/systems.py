@@ -824,6 +824,7 @@ def aerial(
     batch_size: int = 32,
     slots: int = 20,
     tightness: float = 1.0,
+    shared_places: bool = False,
 ) -> AerialSystem:
     """Sample a system for the aerial designs: vehicles over 1 km^2 that patrol among the classes they see.
 
@@ -848,17 +849,23 @@ def aerial(
         Number of slots.
     tightness : float
         Divides the default delay and energy budgets.
+    shared_places : bool
+        Whether all vehicles see the same classes at the same places, those of the first.
 
     Raises
     ------
     InputError
         For an unknown data set, no vehicles, or numbers out of range.
     """
+    if not isinstance(shared_places, bool):
+        raise InputError(f"shared_places: must be True or False, got {shared_places!r}")
     draw = _draw(devices, seed, data, None, parameters, unpruned_parameters, batch_size, tightness)
     rng, preset = draw.rng, AUGMENTED[data]
     area = Area(slots=slots)
     sides = np.array([area.width, area.length])
     means = rng.uniform(0.1, 0.9, (devices, 10, 2)) * sides
+    if shared_places:
+        means = np.repeat(means[:1], devices, axis=0)
     speed = rng.uniform(15.0, 20.0, devices)
     start = rng.uniform(0.0, 1.0, (devices, 2)) * sides
     way = _patrol(start, means, rng.permuted(np.tile(np.arange(10), (devices, 1)), axis=1), speed * area.slot, slots)
@@ -884,13 +891,14 @@ def aerial(
         "power": rng.uniform(0.1, 0.2, devices),
         "flight_price": 1e-3,
     }
+    mapping = rng.standard_normal((devices, 10, 3))
     system = AerialSystem(
         name=f"aerial-{data}-{devices}-seed{seed}",
         vehicles=Vehicles(**vehicles, delay_budget=1.0, energy_budget=1.0),
         area=area,
         sensing=Sensing(
             class_means=means,
-            class_map=rng.standard_normal((devices, 10, 3)),
+            class_map=np.repeat(mapping[:1], devices, axis=0) if shared_places else mapping,
             period=120.0,
             samples_max=rng.integers(50, 200, devices, endpoint=True),
             buffer=rng.integers(500, 2000, devices, endpoint=True),

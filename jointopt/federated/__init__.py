@@ -2,6 +2,7 @@
 
 from jointopt.federated.augmentation import ClassGradientGaps, gradient_gaps, measure_augmentation
 from jointopt.federated.generalization import GradientGaps, measure_generalization, measure_gradient_gaps
+from jointopt.federated.online import OnlineTask
 from jointopt.federated.outcome import Curve, Reached, TrainingResult
 from jointopt.federated.task import Task
 from jointopt.federated.training import train
@@ -11,6 +12,7 @@ __all__ = [
     "ClassGradientGaps",
     "Curve",
     "GradientGaps",
+    "OnlineTask",
     "Reached",
     "Task",
     "TrainingResult",

@@ -54,9 +54,8 @@ class Cutting:
     ) -> None:
         self.pruner, self.losses = pruner, losses
         self._module, self._loss = losses.module, losses.loss
-        self._rounds, self._seed, self._active, self._samples = rounds, seed, active, samples
-        self._learner, self._batch = system.learner, system.batch
-        self._ratios = np.asarray(decision["pruning_ratio"], dtype=np.float64)
+        self._rounds, self._seed, self._samples = rounds, seed, samples
+        self.move(decision, system, active)
         self.groups = pruner.groups(self._module, losses.inputs[:1].cpu())
         # what devices work with; what they will take; ratios that are due
         self._masks: dict[int, Mask] = {}
@@ -65,6 +64,12 @@ class Cutting:
         self._initial = losses.start.cpu()
         self.multiplier: Tensor | None = None
         self._held = self._planned()
+
+    def move(self, decision: Decision, system: System, active: NDArray[np.int64]) -> None:
+        """Take the ratios and devices of the rounds to come; what is cut stays as it is until it is due."""
+        self._active = active
+        self._learner, self._batch = system.learner, system.batch
+        self._ratios = np.asarray(decision["pruning_ratio"], dtype=np.float64)
 
     def _planned(self) -> Held:
         """Return what devices hold by the decision alone, before anything is cut."""

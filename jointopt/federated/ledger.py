@@ -118,7 +118,9 @@ def round_cost(
         # Whoever is left out may be given 0 Hz or 0 W; any positive number avoids 0/0 before it is set to 0.
         return np.where(selected, spread(name, otherwise), 1.0)
 
-    bits = np.where(selected, spread("bits", learner.bits_max), 1.0).astype(np.int64)
+    # any width that the codec knows does for who is left out
+    idle = 1 if codec is None else codec.widths[0]
+    bits = np.where(selected, spread("bits", learner.bits_max), idle).astype(np.int64)
     power, frequency = chosen("power"), chosen("frequency", devices.frequency)
     bandwidth = chosen("bandwidth", radio.bandwidth)
 
@@ -218,19 +220,23 @@ class Ledger:
         packets: int = 1,
         synthetic: NDArray[np.int64] | None = None,
     ) -> None:
-        self.system, self.decision = system, decision
         self._local_steps, self._packets = local_steps, packets
+        self.move(system, decision)
         self.cost = round_cost(system, decision, local_steps=local_steps, packets=packets)
-        self._fading = system.radio.fading
-        self._budget = {
-            "delay": system.devices.delay_budget * (1.0 + FEASIBILITY_TOLERANCE),
-            "energy": system.devices.energy_budget * (1.0 + FEASIBILITY_TOLERANCE),
-        }
         self._rows: dict[str, list[NDArray[Any]]] = {name: [] for name in ARRAYS}
         self._evidence_bits = np.zeros(len(system), dtype=np.int64)
         self._evidence_samples = np.zeros(len(system))
         self.synthetic_samples = np.zeros(len(system), dtype=np.int64) if synthetic is None else synthetic
         self.generation_energy, self.generation_delay = generation_cost(system, decision, self.synthetic_samples)
+
+    def move(self, system: System, decision: Decision) -> None:
+        """Take another system of the same devices, and another decision, for the rounds to come; `hold` sets costs."""
+        self.system, self.decision = system, decision
+        self._fading = system.radio.fading
+        self._budget = {
+            "delay": system.devices.delay_budget * (1.0 + FEASIBILITY_TOLERANCE),
+            "energy": system.devices.energy_budget * (1.0 + FEASIBILITY_TOLERANCE),
+        }
 
     def hold(self, held: Held | None, codec: Codec | None = None) -> None:
         """Set the cost of the rounds to come from what devices hold and how it is sent."""

@@ -26,6 +26,7 @@ from jointopt.federated.cutting import Cutting
 from jointopt.federated.engines import Client, Engine, Job, choose, engine, measure
 from jointopt.federated.ledger import Ledger
 from jointopt.federated.rules import LocalRule
+from jointopt.federated.scenes import Scene, World
 from jointopt.federated.streams import number, stream, torch_stream
 from jointopt.federated.task import Losses, Task
 from jointopt.pruning.mask import Mask
@@ -122,15 +123,18 @@ class _Clients:
 
 
 class Loop:
-    """A run in progress; `weights` [P] and `buffers` [B] are the server's after `round` rounds."""
+    """A run in progress; `weights` [P] and `buffers` [B] are the server's after `round` rounds.
 
-    def __init__(self, decision: Decision, system: System, task: Task, plan: Plan) -> None:
-        self.plan, self.task = plan, task
+    Where a `world` is given, each round has a scene of its own, which `enter` sets; `system` and `decision` are then
+    those of the first.
+    """
+
+    def __init__(self, decision: Decision, system: System, task: Task, plan: Plan, world: World | None = None) -> None:
+        self.plan, self.task, self.world = plan, task, world
         self.losses = Losses(task, plan.device)
-        self.radio = system.radio
+        self.scene: Scene | None = None
         self.samples = task.samples
-        self.bits = decision["bits"].astype(np.int64)
-        self.active = np.flatnonzero(np.asarray(decision.get("selected", np.ones(len(system)))) > 0.5)
+        self._take(system, decision)
         self.ledger = Ledger(
             system,
             decision,
@@ -162,6 +166,24 @@ class Loop:
         plan.rule.start(len(self.weights), plan.device)
         plan.server.start()
         self._cut_first()
+
+    def _take(self, system: System, decision: Decision) -> None:
+        """Set what the rounds to come are about."""
+        self.radio = system.radio
+        self.bits = decision["bits"].astype(np.int64)
+        self.active = np.flatnonzero(np.asarray(decision.get("selected", np.ones(len(system)))) > 0.5)
+
+    def enter(self, round_: int) -> None:
+        """Enter the scene of a round; nothing where all rounds are alike."""
+        if self.world is None:
+            return
+        scene = self.world.scene(round_)
+        self._take(scene.system, scene.decision)
+        self.scene, self.samples = scene, scene.samples
+        self.losses.hold(scene.rows)
+        self.ledger.move(scene.system, scene.decision)
+        self.cutting.move(scene.decision, scene.system, self.active)
+        self._hold()
 
     def _cut_first(self) -> None:
         """Set the first masks' cost, so that clock and frequencies know the planned delays before anything runs."""
@@ -275,12 +297,12 @@ class Loop:
 
     def rows(self, device: int, round_: int, steps: int) -> Tensor:
         """Return the samples of a device's steps by number, [steps, batch], or [n] for all of them."""
-        where, count, batch = self.losses.slices[device], int(self.samples[device]), self.task.batch_size
+        count, batch = int(self.samples[device]), self.task.batch_size
         if batch is None or batch >= count:
-            return torch.arange(where.start, where.stop)
+            return self.losses.rows_of(device)
         rng = stream(self.plan.seed, "batch", round_, device)
         drawn = np.stack([rng.choice(count, batch, replace=False) for _ in range(steps)])
-        return torch.from_numpy(drawn + where.start)
+        return self.losses.rows_of(device, torch.from_numpy(drawn))
 
     def _client(self, device: int, round_: int, mask: Mask | None, version: _Version, steps: int) -> Client:
         weights, buffers, keep = version.weights, version.buffers, None
@@ -437,7 +459,10 @@ class Loop:
         return self.plan.clock.next(self.now, self.tick, self.finish[working], planned[working])
 
     def step(self) -> Step:
-        """Do one round; nothing but the clock's and the parts' own state changes before `accept`."""
+        """Do one round; nothing but the clock's and the parts' own state changes before `accept`.
+
+        The round's scene has been entered.
+        """
         round_ = self.round + 1
         plan = self.plan
         starters = self._start(round_)
@@ -447,7 +472,7 @@ class Loop:
         nominal = float(self.samples[self.active].sum())
         total = plan.aggregation(len(self.weights), nominal, plan.device)
         # of those selected, how many are drawn; who joins by chance is weighed by the probability of that instead
-        share = min(plan.participation / len(self.active), 1.0) if plan.clock.waits else 1.0
+        share = min(plan.participation / max(len(self.active), 1), 1.0) if plan.clock.waits else 1.0
         loss = present = 0.0
         arrived: list[tuple[int, Tensor, Tensor | None]] = []
         buffers = torch.zeros(len(self.buffers), dtype=torch.float64, device=plan.device)
@@ -576,6 +601,8 @@ class Loop:
         self.plan.rule.state = {name: value.to(device) for name, value in under("rule.").items()}
         self.plan.server.state = {name: value.to(device) for name, value in under("server.").items()}
         self.cutting.restore(under("cutting."))
+        if round_:
+            self.enter(round_)
         self._hold()
         self.ledger.load({name: value.numpy() for name, value in under("ledger.").items()})
         self.round, self.now, self.tick = round_, float(data["now"]), int(data["tick"])

@@ -22,7 +22,7 @@ from jointopt.federated.task import Task
 from jointopt.files import write_json
 from jointopt.pruning.layout import Layout
 from jointopt.pruning.mask import Mask
-from jointopt.system import System
+from jointopt.system import AerialSystem, System
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,8 +180,15 @@ class TrainingResult(Curve):
         packets that arrived; ``violations``, budgets broken by the booked costs. Where the system has sections `target`
         and `augmentation`, ``target_gradient_norm_squared`` too: that of the loss the target is about, over real
         samples and with the section's class mix.
-    system : System
-        As given, before augmentation; that of the ledger is the one after it.
+
+        In the air F is the loss over the samples of those who take part in the slot, and there are more: ``slot`` from
+        0 and its ``time`` [s]; new samples that ``arrived`` and samples ``held``, of all vehicles; vehicles
+        ``taking_part``; ``flight_energy`` and ``cumulative_flight_energy`` [J], which the energies above do not count;
+        ``drift`` F_t(w_t) - F_{t-1}(w_t), from slot to slot where both were measured; ``arrival_accuracy`` of the
+        server's model on new samples before it learns from them; ``current_accuracy`` on the test data with the class
+        mix of those who take part.
+    system : System or AerialSystem
+        As given, before augmentation; that of the ledger is the one after it, or of the last slot.
     decision : Decision
         What was carried out: pruning ratios rounded up to whole numbers of weights.
     ledger : Ledger
@@ -196,7 +203,7 @@ class TrainingResult(Curve):
         Whatever was done until then is kept; `message` says what happened.
     """
 
-    system: System
+    system: System | AerialSystem
     decision: Decision
     rows: list[dict[str, Any]]
     ledger: Ledger

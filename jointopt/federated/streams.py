@@ -24,6 +24,8 @@ STREAMS: Mapping[str, int] = {
     "evidence": 7,
     "synthesis": 8,
     "attendance": 9,
+    "arrivals": 10,
+    "sightings": 11,
 }
 """Keys of the streams; fixed, so that old results stay reproducible."""
 

@@ -6,14 +6,15 @@ as functions of one flat weight vector, which is all that training and measuring
 
 from __future__ import annotations
 
+import math
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from jointopt.federated.ledger import BUFFER_BITS
 from jointopt.federated.networks import build, cnn, count_parameters
 from jointopt.federated.synthetic import Synthetic, checked_level, missing, synthesize
 from jointopt.pruning.layout import Layout
-from jointopt.system import FloatArray, System
+from jointopt.system import FloatArray, Learner, System
 
 if TYPE_CHECKING:
     from jointopt.augmentation import Generator
@@ -77,11 +78,14 @@ class Task:
     loss: Loss = field(default=cross_entropy, repr=False)
     synthetic: Synthetic | None = None
 
+    online: ClassVar[bool] = False
+    """Whether what devices hold changes from round to round."""
+
     def __post_init__(self) -> None:
         if not self.parts:
             raise InputError("task: needs at least one device")
         for device, part in enumerate(self.parts):
-            if len(part) == 0:
+            if len(part) == 0 and not self.online:
                 raise InputError(f"task: device {device} holds no sample; every device needs at least one")
         if self.batch_size is not None and (isinstance(self.batch_size, bool) or operator.index(self.batch_size) < 1):
             raise InputError(f"task: batch_size must be a whole number of at least 1, found {self.batch_size!r}")
@@ -203,6 +207,10 @@ class Task:
             The data set has fewer samples than the system's devices hold together, or fewer of a class or other
             classes, or the network's parameter counts are not those of the system's learner.
         """
+        if not isinstance(system, System):
+            raise InputError(
+                f"system: expected a System, found {type(system).__name__}; vehicles in the air have an OnlineTask"
+            )
         dataset = load(data, folder) if isinstance(data, str) else data
         held = np.arange(len(dataset.train_labels)) if among is None else _rows(among, len(dataset.train_labels))
         wanted, there = int(system.devices.samples.sum()), len(held)
@@ -356,16 +364,18 @@ class Task:
         """Running statistics (of batch normalisation) that travel beside the parameters, as float32 each."""
         return Layout.of(self.module).buffer_size
 
-    def check(self, system: System) -> None:
+    def check(self, system: Any) -> None:
         """Refuse a system that is not about this task.
 
         Raises
         ------
         InputError
-            The numbers of devices, samples (of a class, where the system tells) or parameters, or the batch size
-            differ; the message names both.
+            It is no `System`, or the numbers of devices, samples (of a class, where the system tells) or parameters,
+            or the batch size differ; the message names both.
         """
         cure = "System.from_task(task, template=system) takes the task's numbers"
+        if not isinstance(system, System):
+            raise InputError(f"task: is about devices on the ground, the scenario is a {type(system).__name__}")
         if len(system) != len(self):
             raise InputError(
                 f"task: is split over {len(self)} devices, the scenario has {len(system)}; "
@@ -380,7 +390,10 @@ class Task:
             )
         if system.augmentation is not None:
             self._check_classes(system.augmentation.class_counts, cure)
-        learner = system.learner
+        self._check_learner(system.learner, cure)
+
+    def _check_learner(self, learner: Learner, cure: str, header: float = 0.0) -> None:
+        """Refuse a learner of other sizes, or whose header cannot hold what travels beside the parameters."""
         have, want = (
             (self.parameters, self.unpruned_parameters),
             (learner.parameters, learner.unpruned_parameters),
@@ -393,7 +406,7 @@ class Task:
                 f"other parameters, the scenario's learner has {want[0]} and {want[1]}; "
                 f"{fitting}{cure}"
             )
-        if learner.header_bits < BUFFER_BITS * self.buffers:
+        if learner.header_bits < BUFFER_BITS * self.buffers + header:
             raise InputError(
                 f"task: {self.buffers} running statistics of the network travel with every payload, "
                 f"{BUFFER_BITS} bits each, but learner.header_bits is {learner.header_bits:g}; {cure}"
@@ -495,9 +508,8 @@ class Losses:
     module, loss
         The task's.
     inputs, labels : tensors
-        All training samples that a device holds, in the order of the devices.
-    slices : list of slices
-        Where each device's samples are.
+        All training samples that a device holds, in the order of the devices; all samples of the data where what
+        devices hold changes.
     """
 
     def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
@@ -507,16 +519,32 @@ class Losses:
         self.start = Layout.flatten(task.module).to(device)
         self.start_buffers = Layout.flatten_buffers(task.module).to(device)
         self.prunable = self.layout.prunable_mask().to(device)
-        # One copy in the order of the devices, so that a device's data are a slice, not a gather every round.
-        order = torch.from_numpy(np.concatenate(task.parts))
-        self.inputs = task.data.train_inputs[order].to(device)
-        self.labels = task.data.train_labels[order].to(device)
+        if task.online:
+            order = torch.arange(len(task.data.train_labels))
+            self.inputs, self.labels = task.data.train_inputs.to(device), task.data.train_labels.to(device)
+            self._held: list[slice] | tuple[Tensor, ...] = tuple(torch.from_numpy(part) for part in task.parts)
+        else:
+            # One copy in the order of the devices, so that a device's data are a slice, not a gather every round.
+            order = torch.from_numpy(np.concatenate(task.parts))
+            self.inputs = task.data.train_inputs[order].to(device)
+            self.labels = task.data.train_labels[order].to(device)
+            ends = np.cumsum(task.samples)
+            self._held = [slice(int(end - n), int(end)) for end, n in zip(ends, task.samples, strict=True)]
         real = len(task.data.train_labels) if task.synthetic is None else task.synthetic.first
         self._real, self._classes = (order < real).to(device), task.data.classes
-        ends = np.cumsum(task.samples)
-        self.slices = [slice(int(end - n), int(end)) for end, n in zip(ends, task.samples, strict=True)]
         self._test = task.data.test_inputs.to(device), task.data.test_labels.to(device)
         self._chunk = _chunk(self._module, self.inputs[:1])
+
+    def hold(self, rows: Sequence[Tensor]) -> None:
+        """Let devices hold other samples, by number in the data, where what they hold changes."""
+        self._held = tuple(rows)
+
+    def rows_of(self, device: int, which: Tensor | None = None) -> Tensor:
+        """Return where in `inputs` a device's samples are, or those of them whose numbers on the device are given."""
+        held = self._held[device]
+        if isinstance(held, slice):
+            return torch.arange(held.start, held.stop) if which is None else which + held.start
+        return held if which is None else held[which]
 
     def outputs(self, weights: Tensor, inputs: Tensor, buffers: Tensor | None = None) -> Tensor:
         """Return the network's outputs with the flat weights, differentiable in them; running statistics are used."""
@@ -528,7 +556,7 @@ class Losses:
 
     def samples_of(self, device: int) -> tuple[Tensor, Tensor]:
         """Return inputs and labels of a device."""
-        where = self.slices[device]
+        where = self._held[device]
         return self.inputs[where], self.labels[where]
 
     def sample_loss(self, weights: Tensor, inputs: Tensor, labels: Tensor, buffers: Tensor | None = None) -> Tensor:
@@ -567,8 +595,23 @@ class Losses:
         return self._gradient(weights, inputs, labels)
 
     def global_gradient(self, weights: Tensor, buffers: Tensor | None = None) -> tuple[float, Tensor]:
-        """Return F and its gradient [P] over the samples of all devices."""
-        return self._gradient(weights, self.inputs, self.labels, buffers)
+        """Return F and its gradient [P] over the samples of all devices, NaN where there are none."""
+        inputs, labels = self._together()
+        if len(labels) == 0:
+            return math.nan, torch.full_like(weights, math.nan)
+        return self._gradient(weights, inputs, labels, buffers)
+
+    def _together(self) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels of all devices."""
+        if isinstance(self._held, list):
+            return self.inputs, self.labels
+        where = torch.cat(self._held)
+        return self.inputs[where], self.labels[where]
+
+    @torch.no_grad()
+    def global_loss(self, weights: Tensor, buffers: Tensor | None = None) -> float:
+        """Return F over the samples of all devices, NaN where there are none."""
+        return self._tested(weights, *self._together(), buffers)[0]
 
     @cached_property
     def class_rows(self) -> list[Tensor]:
@@ -594,17 +637,40 @@ class Losses:
             total += float(share[label]) * gradient
         return value, total.to(weights.dtype)
 
-    @torch.no_grad()
     def test(self, weights: Tensor, buffers: Tensor | None = None) -> tuple[float, float]:
         """Return mean loss and accuracy on the test data; an output's class is its largest entry."""
-        inputs, labels = self._test
-        loss, right = 0.0, 0
+        loss, right = self.verdicts(weights, buffers)
+        return loss, int(right.sum()) / len(right)
+
+    def verdicts(self, weights: Tensor, buffers: Tensor | None = None) -> tuple[float, Tensor]:
+        """Return the mean loss on the test data, and for each of them whether its class was told right, 0 or 1."""
+        return self._tested(weights, *self._test, buffers)
+
+    def mixed_accuracy(self, right: Tensor, mix: FloatArray) -> float:
+        """Return the accuracy that verdicts on the test data mean for shares of the classes, NaN of a missing class."""
+        labels = self._test[1].cpu().numpy()
+        found = np.bincount(labels, weights=right.cpu().numpy(), minlength=self._classes)
+        with np.errstate(invalid="ignore"):
+            each = found / np.bincount(labels, minlength=self._classes)
+        return float(np.sum(np.where(mix > 0.0, each, 0.0) * mix))
+
+    def accuracy(self, weights: Tensor, rows: Tensor, buffers: Tensor | None = None) -> float:
+        """Return the accuracy on training samples by number in `inputs`, NaN of none."""
+        right = self._tested(weights, self.inputs[rows], self.labels[rows], buffers)[1]
+        return float(right.mean()) if len(right) else math.nan
+
+    @torch.no_grad()
+    def _tested(
+        self, weights: Tensor, inputs: Tensor, labels: Tensor, buffers: Tensor | None = None
+    ) -> tuple[float, Tensor]:
+        """Return the mean loss over some samples, NaN of none, and for each whether it was told right, 0 or 1."""
+        loss, right = 0.0, []
         for start in range(0, len(labels), self._chunk):
             some = slice(start, start + self._chunk)
             outputs = self.outputs(weights, inputs[some], buffers)
             loss += float(self.loss(outputs, labels[some])) * len(labels[some])
-            right += int((outputs.argmax(dim=1) == labels[some]).sum())
-        return loss / len(labels), right / len(labels)
+            right.append((outputs.argmax(dim=1) == labels[some]).to(torch.float64))
+        return (loss / len(labels), torch.cat(right)) if right else (math.nan, torch.empty(0, dtype=torch.float64))
 
 
 def _chunk(module: nn.Module, example: Tensor) -> int:

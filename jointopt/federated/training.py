@@ -15,6 +15,10 @@ One round, as the theory assumes it (section 0) and as every part below is by de
 Before round 1 devices may be given synthetic samples, which the decision's `augmentation_level` asks for and which are
 booked apart; in a round each may join with some probability only, on its own (theory 2a).
 
+In the air (an `AerialSystem` and an `OnlineTask`) a round is a slot, with its own data, links and decision (theory 5a):
+vehicles make several steps and send the accumulated gradient by QSGD, weighted by what their buffers hold; those that
+sit a slot out do nothing, and where all do the model stays.
+
 Each step can be another: pruner (2), algorithm (3), codec (4), aggregation and server (6), and the clock that says
 when the server goes on and with whose work.
 """
@@ -39,17 +43,18 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError, is_real, is_whole, nearest
 from jointopt.federated import checkpoint as checkpoints
 from jointopt.federated.aggregation import SERVERS, aggregation
-from jointopt.federated.clocks import CLOCKS
+from jointopt.federated.clocks import CLOCKS, Clock
 from jointopt.federated.codecs import CODECS
 from jointopt.federated.engines import ENGINES
 from jointopt.federated.loop import DivergedError, Loop, Plan, finite
+from jointopt.federated.online import OnlineTask, OnlineWorld
 from jointopt.federated.outcome import Status, TrainingResult
 from jointopt.federated.plan import trainable
 from jointopt.federated.progress import progress_bar
 from jointopt.federated.rules import ALGORITHMS
 from jointopt.federated.task import Task
 from jointopt.pruning import Layout, Pruner, pruner
-from jointopt.system import FloatArray, System
+from jointopt.system import AerialSystem, FloatArray, System
 
 if TYPE_CHECKING:
     from jointopt.augmentation import Generator
@@ -80,16 +85,16 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 def train(
     decision: Mapping[str, Any],
-    system: System,
+    system: System | AerialSystem,
     task: Task,
     *,
     rounds: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
-    algorithm: Any = "fedsgd",
-    local_steps: int = 1,
+    algorithm: Any = None,
+    local_steps: int | None = None,
     pruner: Any = "magnitude",
-    codec: Any = "uniform",
+    codec: Any = None,
     error_feedback: bool | None = None,
     aggregation: str | None = None,
     server: Any = "sgd",
@@ -127,24 +132,28 @@ def train(
         `pruning_ratio`, `power` [W], and if chosen `bits` (else the learner's `bits_max`), `bandwidth` [Hz],
         `frequency` [Hz], `selected` (0 or 1) and `augmentation_level` (0 to 1; see `generator`), each one number or
         shape ``[devices]``; rounded by `trainable`.
+        In the air `pruning_ratio`, `levels` and if chosen `selected`, each one number or one for each slot and
+        vehicle, slot by slot (see `jointopt.federated.online.OnlineWorld`).
         Budgets it breaks are counted, not refused, so that baselines can be trained too.
-    system : System
+    system : System or AerialSystem
         Must fit the task (see `Task.check`).
     task : Task
-        What is trained.
+        What is trained; an `OnlineTask` in the air.
     rounds, learning_rate : optional
-        The bound's when not given. With a clock that does not wait, a round is one update of the server's model.
+        The bound's when not given; in the air as many rounds as slots. With a clock that does not wait, a round is one
+        update of the server's model.
     seed : int
         Seed of batches, quantizers, channel, masks and who takes part.
-    algorithm : {"fedsgd", "fedavg", "fedprox", "scaffold"}
-        What devices do (see `jointopt.federated.rules`). All but "fedsgd" make `local_steps` steps of gradient
+    algorithm : {"fedsgd", "fedavg", "fedprox", "scaffold"}, optional
+        What devices do (see `jointopt.federated.rules`): "fedsgd" when not given, in the air "fedavg" with the bound's
+        local steps. All but "fedsgd" make `local_steps` steps of gradient
         descent on the pruned model, send their total divided by the learning rate (the sum of the gradients) and are
         booked for as many times the cycles; each step draws its batch anew from all of the device's samples. The
         published bound covers one step only.
     pruner : str, mapping or Pruner
         How masks are cut (see `jointopt.pruning.PRUNERS`).
-    codec : {"uniform", "qsgd", "sign", "ternary", "raw"}
-        How updates are sent (see `jointopt.federated.codecs`).
+    codec : {"uniform", "qsgd", "sign", "ternary", "raw"}, optional
+        How updates are sent (see `jointopt.federated.codecs`): "uniform" when not given, in the air "qsgd".
     error_feedback : bool, optional
         Whether devices add what their codes left over to their next update; for biased codecs when not given.
     aggregation : {"received", "unbiased", "holders"}, optional
@@ -212,11 +221,15 @@ def train(
     if not (error_feedback is None or isinstance(error_feedback, bool)):
         raise InputError(f"error_feedback: must be True, False or None, found {error_feedback!r}")
     # parts remember things; those given stay as they are, and serve another run
-    rule = deepcopy(ALGORITHMS.make(algorithm))
+    _check_kinds(system, task)
+    rule = deepcopy(ALGORITHMS.make(_usual(algorithm, system, "fedsgd", "fedavg")))
+    if local_steps is None:
+        # those of the bound in the air, for rules that make several
+        local_steps = system.bound.local_steps if isinstance(system, AerialSystem) and not rule.one_step else 1
     local_steps = _whole("local_steps", local_steps, 1)
     if rule.one_step and local_steps != 1:
         raise InputError(f"local_steps: '{rule.name}' makes one step, found {local_steps}; use algorithm='fedavg'")
-    rounds = _whole("rounds", system.bound.rounds if rounds is None else rounds, 1)
+    rounds = _rounds(rounds, system)
     seed = _whole("seed", seed, 0)
     rate = system.bound.learning_rate if learning_rate is None else learning_rate
     if not (is_real(rate) and math.isfinite(rate) and rate > 0.0):
@@ -231,7 +244,7 @@ def train(
             raise InputError(f"{name}: unknown {value!r}{nearest(str(value), known)}")
     if engine not in ("auto", "measure", *ENGINES):
         raise InputError(f"engine: unknown {engine!r}{nearest(str(engine), ('auto', 'measure', *ENGINES))}")
-    chosen_codec = CODECS.make(codec)
+    chosen_codec = CODECS.make(_usual(codec, system, "uniform", "qsgd"))
     chosen_clock = CLOCKS.make(clock)
     if "augmentation_level" in decision and task.synthetic is not None:
         raise InputError(
@@ -239,8 +252,18 @@ def train(
             "from before augmentation, or leave the level out"
         )
     task.check(system)
-    carried_out = trainable(decision, system, chosen_codec.widths)
-    selected = int(np.sum(carried_out.get("selected", np.ones(len(system))) > 0.5))
+    world = None
+    given = system
+    if isinstance(system, AerialSystem):
+        _check_air(chosen_clock, participation)
+        assert isinstance(task, OnlineTask)
+        world = OnlineWorld(decision, system, task, chosen_codec)
+        carried_out, selected = world.decision, len(system)
+        first = world.scene(1)
+        system, start = first.system, first.decision
+    else:
+        carried_out = start = trainable(decision, system, chosen_codec.widths)
+        selected = int(np.sum(carried_out.get("selected", np.ones(len(system))) > 0.5))
     # a target's participation comes with its bound, which is about unbiased aggregation
     drawn = attendance is None and participation is None and system.target is not None
     drawn = drawn and system.target is not None and system.target.participation < 1.0
@@ -266,9 +289,8 @@ def train(
         attendance=_attendance(attendance, participation, system, chosen_clock.waits),
     )
     folder = _folder(checkpoint)
-    given = system
-    system, task = _augmented(carried_out, system, task, generator, seed, folder, progress)
-    loop = Loop(carried_out, system, task, plan)
+    system, task = _augmented(start, system, task, generator, seed, folder, progress)
+    loop = Loop(start, system, task, plan, world)
     settings = {
         "local_steps": local_steps,
         "batch_size": task.batch_size,
@@ -298,7 +320,7 @@ def train(
     settings = checkpoints.plain(settings)
     book = _Book(folder, checkpoint_every, loop, rounds)
     if folder is not None:
-        book.begin(_identity(carried_out, system, task, plan, settings), resume)
+        book.begin(_identity(carried_out, system if world is None else given, task, plan, settings), resume)
 
     started = time.perf_counter()
     rows, message = book.rows, ""
@@ -348,6 +370,50 @@ def train(
         seconds=time.perf_counter() - started + book.seconds,
         settings={**settings, "engine": loop.engine},
     )
+
+
+def _check_kinds(system: Any, task: Any) -> None:
+    """Refuse a system or task that is none, or one in the air and the other on the ground."""
+    if not isinstance(system, System | AerialSystem):
+        raise InputError(f"system: expected a System or an AerialSystem, found {type(system).__name__}")
+    if not isinstance(task, Task):
+        raise InputError(f"task: expected a Task, found {type(task).__name__}")
+    if isinstance(system, AerialSystem) != isinstance(task, OnlineTask):
+        kind, fits = ("an Aerial", "OnlineTask") if isinstance(system, AerialSystem) else ("a ", "Task")
+        raise InputError(
+            f"task: {kind}System goes with {fits}, found {type(task).__name__}; {fits}.for_system(system, ...) makes "
+            "one"
+        )
+
+
+def _usual(value: Any, system: System | AerialSystem, ground: str, air: str) -> Any:
+    if value is not None:
+        return value
+    return air if isinstance(system, AerialSystem) else ground
+
+
+def _rounds(value: int | None, system: System | AerialSystem) -> int:
+    if isinstance(system, System):
+        return _whole("rounds", system.bound.rounds if value is None else value, 1)
+    slots = system.area.slots
+    rounds = _whole("rounds", slots if value is None else value, 1)
+    if rounds > slots:
+        raise InputError(f"rounds: a round is a slot, of which the scenario has {slots}, found {rounds}")
+    return rounds
+
+
+def _check_air(clock: Clock, participation: float | int | None) -> None:
+    """Refuse what does not go with slots."""
+    if not clock.waits:
+        raise InputError(
+            f"clock: '{clock.name}' goes on with work of earlier rounds, but a slot's round is of the slot's own data; "
+            "use 'synchronous'"
+        )
+    if participation is not None:
+        raise InputError(
+            "participation: in the air who takes part is the decision's 'selected', or who holds samples; use "
+            "attendance for chance"
+        )
 
 
 _aggregation = aggregation
@@ -465,7 +531,7 @@ def _device(name: str) -> torch.device:
 
 
 def _identity(
-    decision: Decision, system: System, task: Task, plan: Plan, settings: Mapping[str, Any]
+    decision: Decision, system: System | AerialSystem, task: Task, plan: Plan, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what makes a run this run: a checkpoint of any other is refused."""
 
@@ -579,19 +645,27 @@ def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, meas
     """Do one round and append its row; return why training must stop, or nothing."""
     ledger = loop.ledger
     before = rows[-1] if rows else {"cumulative_energy": float(ledger.generation_energy.sum()), "cumulative_bits": 0}
-    global_loss = norm = aim = None
+    global_loss = norm = aim = drift = None
+    left = loop.losses.global_loss(loop.weights, loop.buffers) if measure and loop.scene is not None and rows else None
+    loop.enter(number)
     if measure:
         value, gradient = loop.losses.global_gradient(loop.weights, loop.buffers)
         global_loss, norm = _finite(value), _finite(float(gradient.to(torch.float64).square().sum()))
         if loop.mix is not None:
             gradient = loop.losses.mixture_gradient(loop.weights, loop.mix, loop.buffers)[1]
             aim = _finite(float(gradient.to(torch.float64).square().sum()))
+        drift = None if left is None else _finite(value - left)
+    arrival_accuracy = None
+    if loop.scene is not None:
+        arrival_accuracy = _finite(loop.losses.accuracy(loop.weights, loop.scene.fresh, loop.buffers))
     step = loop.step()
     fault = "" if finite(step.weights) else "a weight is not finite after the update"
-    test_loss = accuracy = None
+    test_loss = accuracy = current = None
     if test and not fault:
-        tested, accuracy = loop.losses.test(step.weights, step.buffers)
-        test_loss = _finite(tested)
+        tested, right = loop.losses.verdicts(step.weights, step.buffers)
+        test_loss, accuracy = _finite(tested), int(right.sum()) / len(right)
+        if loop.scene is not None and len(loop.active):
+            current = _finite(loop.losses.mixed_accuracy(right, loop.scene.class_mix))
         fault = "" if math.isfinite(tested) else "the test loss is not finite"
     started = loop.now
     # An interrupt before the row is appended leaves a round that the caller cuts off the ledger.
@@ -619,4 +693,11 @@ def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, meas
             "violations": ledger.broken(),
         }
     )
+    if loop.scene is not None:
+        rows[-1] |= {
+            **loop.scene.row,
+            "drift": drift,
+            "arrival_accuracy": arrival_accuracy,
+            "current_accuracy": current,
+        }
     return fault

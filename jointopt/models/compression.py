@@ -23,6 +23,7 @@ __all__ = [
     "compute_factor",
     "index_bits",
     "kept_parameters",
+    "level_bits",
     "memory_factor",
     "payload_bits",
     "pruning_error",
@@ -245,3 +246,10 @@ def qsgd_factor(components: Array, levels: Array) -> Array:
     """Relative variance omega = min(d/s^2, sqrt(d)/s) of QSGD with s levels on d components (L1' [K])."""
     xp = namespace(components, levels)
     return xp.minimum(as_array(components / levels**2, xp), as_array(components**0.5 / levels, xp))
+
+
+def level_bits(levels: Array) -> Array:
+    """Bits per component of QSGD with s levels, with sign: ceil(log2(s + 1)) + 1 (5a [D])."""
+    xp = namespace(levels)
+    # logarithms of powers of two may be off in the last digit
+    return xp.ceil(xp.log2(levels + 1.0) - 1e-9) + 1.0

@@ -45,7 +45,7 @@ from jointopt.problem import (
     narrowed,
     range_slack,
 )
-from jointopt.problems.aerial_cells import LEVELS_MAX, UNQUANTIZED, AerialCells, level_bits
+from jointopt.problems.aerial_cells import LEVELS_MAX, UNQUANTIZED, AerialCells
 from jointopt.problems.round import LARGEST
 from jointopt.report import Explanation
 from jointopt.system import AerialSystem, FloatArray
@@ -286,6 +286,22 @@ class Aerial(Problem):
             out.append(Absence(slot, int(u), reason, f"slot {slot}, device {int(u)}: {why}"))
         return out
 
+    def deployed(self, decision: Decision) -> Decision:
+        """Return the decision with `selected`: who takes part in which slot.
+
+        Raises
+        ------
+        InputError
+            For a decision of one slot: training takes those of all.
+        """
+        if self.slot is not None:
+            raise InputError(
+                f"decision: is of slot {self.slot} alone; training takes one of all slots, of Aerial(system)"
+            )
+        self.check(decision)
+        given = {name: np.broadcast_to(np.asarray(value), self.units) for name, value in decision.items()}
+        return Decision({**given, "selected": self.cells.active.astype(np.float64)})
+
     # ------------------------------------------------------------------ evaluation
 
     def evaluate(self, decision: Decision) -> Evaluation:
@@ -309,7 +325,7 @@ class Aerial(Problem):
         ratio, levels = decision["pruning_ratio"] + 0.0 * part, decision["levels"] + 0.0 * part
         sent = (1.0 - ratio) * cells.parameters + cells.unpruned
         omega = compression.qsgd_factor(sent, levels)
-        bits = level_bits(levels)
+        bits = compression.level_bits(levels)
         payload = part * compression.payload_bits(
             (1.0 - ratio) * cells.parameters,
             bits,

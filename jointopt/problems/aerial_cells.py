@@ -16,11 +16,12 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.models import compression
 from jointopt.models._array import namespace
+from jointopt.models.compression import level_bits
 from jointopt.problem import CellList, Cells, Conflict
 from jointopt.system import FloatArray, Learner
 from jointopt.units import format_si
 
-__all__ = ["LEVELS_MAX", "UNQUANTIZED", "AerialCells", "level_bits"]
+__all__ = ["LEVELS_MAX", "UNQUANTIZED", "AerialCells"]
 
 LEVELS_MAX = 255
 """Most levels of the design: 9 bits with the sign."""
@@ -29,13 +30,6 @@ UNQUANTIZED = 2**31 - 1
 
 _SLACK = 0.9e-9
 """Share of the kept fraction by which a ratio may exceed its range and be cut: just below what budgets are allowed."""
-
-
-def level_bits(levels: Any) -> Any:
-    """Bits per component with sign, ceil(log2(s + 1)) + 1 (5a), any kind of array."""
-    xp = namespace(levels)
-    # logarithms of powers of two may be off in the last digit
-    return xp.ceil(xp.log2(levels + 1.0) - 1e-9) + 1.0
 
 
 class AerialCells:

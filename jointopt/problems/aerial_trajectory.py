@@ -122,6 +122,16 @@ class AerialTrajectory(Problem):
         # on the edge of the area rounding may put a point just beyond it
         return np.clip(places.transpose(1, 0, 2), 0.0, [self.system.area.width, self.system.area.length])
 
+    def deployed(self, decision: Decision) -> Decision:
+        """Refuse: ways alone say nothing of ratios and levels."""
+        raise InputError(
+            "decision: says where to fly, not how to train; solve Aerial(problem.after(decision)), and train under that"
+        )
+
+    def after(self, decision: Decision) -> AerialSystem:
+        """Return the system with the vehicles on the ways of a decision."""
+        return self.system.flown(self.trajectory(decision))
+
     def evaluate(self, decision: Decision) -> Evaluation:
         """Return the samples missed and the price of flying, slack and quantities (theory 5a); arrays ``[..., units]``.
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar, Self
 import numpy as np
 from pydantic import model_validator
 
-from jointopt.errors import InputError
+from jointopt.errors import InputError, is_whole
 from jointopt.models import aerial, mobility
 from jointopt.system.base import FEASIBILITY_TOLERANCE, FloatArray, Quantity, Scenario, Section
-from jointopt.system.federated import Bound, Learner
+from jointopt.system.federated import Bound, Devices, Learner, Radio, System
 
 __all__ = ["AerialSystem", "AirLink", "Area", "Flight", "OnlineBound", "Sensing", "Vehicles"]
 
@@ -378,6 +378,50 @@ class AerialSystem(Scenario):
     def noise_power(self) -> FloatArray:
         """B_u N0 [W], shape [devices]."""
         return np.asarray(self.link.bandwidth * self.link.noise_density)
+
+    @cached_property
+    def flight_energy(self) -> FloatArray:
+        """Energy of flying in every slot, P(|q_t - q_{t-1}|/tau) tau [J], shape [devices, slots] (5g)."""
+        way = np.concatenate([self.vehicles.start[:, None], self.trajectory], axis=1)
+        away = np.asarray(mobility.distance(way[:, 1:], way[:, :-1]))
+        return np.asarray(mobility.flight_energy(away, self.area.slot))
+
+    def in_slot(self, slot: int) -> System:
+        """Return what a slot's round is to designs on the ground: the samples held, the mean gains, no fading, no loss.
+
+        Vehicles that hold nothing count as holding one sample, which a system's devices must. The header is 32 bits
+        larger: a system's is that of the uniform quantizer, whose range takes two floats where a norm takes one.
+
+        Raises
+        ------
+        InputError
+            For a slot that does not exist.
+        """
+        if not (is_whole(slot) and 0 <= slot < self.area.slots):
+            raise InputError(f"slot: {slot!r} must be a whole number from 0 to {self.area.slots - 1}")
+        vehicles, link = self.vehicles, self.link
+        return System(
+            name=f"{self.name}-slot{slot}",
+            devices=Devices(
+                samples=np.maximum(self.buffered[:, slot], 1.0),
+                cycles_per_sample=vehicles.cycles_per_sample,
+                frequency=vehicles.frequency,
+                capacitance=vehicles.capacitance,
+                power_min=vehicles.power,
+                power_max=vehicles.power,
+                delay_budget=vehicles.delay_budget,
+                energy_budget=vehicles.energy_budget,
+            ),
+            radio=Radio(
+                bandwidth=link.bandwidth,
+                noise_density=link.noise_density,
+                gain=self.gain[:, slot],
+                fading="none",
+                packet_error="none",
+            ),
+            learner=self.learner.replace(header_bits=self.learner.header_bits + 32.0),
+            bound=Bound(**{name: getattr(self.bound, name) for name in Bound.model_fields}),
+        )
 
     def flown(self, trajectory: Any) -> AerialSystem:
         """Return the system with the vehicles on given ways, shape [devices, slots, 2] [m].

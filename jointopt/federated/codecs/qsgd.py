@@ -20,6 +20,8 @@ from jointopt.models import compression
 
 __all__ = ["Qsgd"]
 
+_RAW = 32
+
 
 @dataclass(frozen=True)
 class Qsgd(Codec):
@@ -28,38 +30,49 @@ class Qsgd(Codec):
     The norm travels as header, rounded up to float32 so that no entry lies above the last level. Levels are knobs of
     `jointopt.federated.codecs.grid`, so the unbiasedness is as exact as that of the uniform codec. Its relative error
     is at most omega = min(n / s^2, sqrt(n) / s) (theory L1'; Alistarh et al. 2017, QSGD). A code is the sign, 1 for
-    entries below zero, then the level.
+    entries below zero, then the level. 32 bits mean raw float32 beside the norm, lossless and without random numbers.
     """
 
     name: ClassVar[str] = "qsgd"
     unbiased: ClassVar[bool] = True
     random: ClassVar[bool] = True
-    widths: ClassVar[tuple[int, ...]] = tuple(range(2, 25))
+    widths: ClassVar[tuple[int, ...]] = (*range(2, 25), _RAW)
     header_bits: ClassVar[int] = 32
 
     def error_bound(self, values: Tensor, bits: int) -> float:
         """Return omega ||x||^2 with the norm as it travels, and what float32 levels may be off their even places."""
-        levels = 2 ** (self._checked_width(bits) - 1) - 1
+        width = self._checked_width(bits)
         norm = _norm(self._entries(values))
-        if norm == 0.0:
+        if width == _RAW or norm == 0.0:
             return 0.0
+        levels = 2 ** (width - 1) - 1
         stretch = 1.0 + levels * (2.0**-23 + 2.0**-149 / norm)  # of the distance of two levels
         return float(compression.qsgd_factor(float(len(values)), float(levels))) * (stretch * norm) ** 2
 
     def _encode(self, values: Floats, width: int, generator: torch.Generator | None) -> tuple[bytes, tuple[float, ...]]:
         norm = _norm(values)
+        if width == _RAW:
+            return values.astype("<f4", copy=False).tobytes(), (norm,)
         rounder = _rounder(norm, width, len(values))
         return pack_chunks(len(values), width, _fill(values, width, rounder, generator)), (norm,)
 
     def _decode(self, payload: Payload) -> Floats:
         if len(payload.header) != 1 or not payload.header[0] >= 0.0:
             raise InputError(f"payload header must be one norm of at least 0, found {list(payload.header)}")
+        if payload.width == _RAW:
+            entries = np.frombuffer(payload.body, dtype="<f4").astype(np.float32)
+            # NaN and infinity among them have no norm
+            if not np.all(np.isfinite(entries)) or _norm(entries) != payload.header[0]:
+                raise InputError(f"payload: its entries do not have the norm {payload.header[0]}")
+            return entries
         out = np.empty(payload.count, dtype=np.float32)
         rounder = _rounder(payload.header[0], payload.width, payload.count)
         unpack_chunks(payload.body, payload.count, payload.width, _take(out, payload.width, rounder))
         return out
 
     def _simulate(self, values: Floats, width: int, generator: torch.Generator | None) -> Floats:
+        if width == _RAW:
+            return values.copy()
         out = np.empty_like(values)
         rounder = _rounder(_norm(values), width, len(values))
         pass_chunks(len(values), width, _fill(values, width, rounder, generator), _take(out, width, rounder))
