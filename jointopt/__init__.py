@@ -35,7 +35,14 @@ if TYPE_CHECKING:
     )
     from jointopt.decision import Decision
     from jointopt.errors import DataError, InputError, JointoptError, MissingExtraError, SolverError, VerificationError
-    from jointopt.federated import Task, TrainingResult, measure_augmentation, measure_constants, measure_generalization
+    from jointopt.federated import (
+        OnlineTask,
+        Task,
+        TrainingResult,
+        measure_augmentation,
+        measure_constants,
+        measure_generalization,
+    )
     from jointopt.inference import CarriedOut
     from jointopt.problem import Evaluation, Problem, Variable
     from jointopt.problems.declared import DeclaredProblem
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from jointopt.study.front import Front, compare_fronts
     from jointopt.study.pareto import pareto
     from jointopt.system import (
+        AerialSystem,
         Augmentation,
         Bound,
         Devices,
@@ -79,6 +87,7 @@ _SUBMODULES = (
 )
 # Names are loaded when first used, so that importing jointopt does not load torch.
 _NAMES = {
+    "AerialSystem": "jointopt.system",
     "Augmentation": "jointopt.system",
     "Block": "jointopt.problems.terms",
     "Bound": "jointopt.system",
@@ -99,6 +108,7 @@ _NAMES = {
     "JointoptError": "jointopt.errors",
     "Learner": "jointopt.system",
     "MissingExtraError": "jointopt.errors",
+    "OnlineTask": "jointopt.federated",
     "PooledLTFL": "jointopt.problems.pooled",
     "Prediction": "jointopt.study",
     "Problem": "jointopt.problem",
@@ -136,6 +146,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "AerialSystem",
     "Augmentation",
     "Block",
     "Bound",
@@ -156,6 +167,7 @@ __all__ = [
     "JointoptError",
     "Learner",
     "MissingExtraError",
+    "OnlineTask",
     "PooledLTFL",
     "Prediction",
     "Problem",

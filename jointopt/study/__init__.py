@@ -9,7 +9,7 @@ from jointopt.study.levels import level_tradeoff
 from jointopt.study.pareto import pareto
 from jointopt.study.pareto_search import warm_up
 from jointopt.study.prediction import Prediction
-from jointopt.study.saved import load_decision, load_result
+from jointopt.study.saved import load_decision, load_result, load_scenario
 from jointopt.study.sweep import best_method, split_values, sweep
 from jointopt.study.training import task_system, train
 
@@ -29,6 +29,7 @@ __all__ = [
     "level_tradeoff",
     "load_decision",
     "load_result",
+    "load_scenario",
     "pareto",
     "split_values",
     "sweep",

@@ -355,8 +355,10 @@ def _result(name: str, decision: Any, problem: Problem | None) -> Result:
         raise InputError(f"compare: '{name}' is a decision alone and needs its problem (problem=...)")
     try:
         chosen = Decision(decision)
-        size = len(problem.system)
-        chosen = Decision({k: np.broadcast_to(v, (size,)) if v.shape == (1,) else v for k, v in chosen.items()})
+        sizes = {v.name: np.size(v.upper) for v in problem.variables}
+        chosen = Decision(
+            {k: np.broadcast_to(v, (sizes.get(k, 1),)) if v.shape == (1,) else v for k, v in chosen.items()}
+        )
         problem.check(chosen)
     except InputError as error:
         raise InputError(f"compare: '{name}': {error}") from None

@@ -10,9 +10,9 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.files import read_json
 from jointopt.problem import Problem
-from jointopt.system import System
+from jointopt.system import Scenario, System
 
-__all__ = ["load_decision", "load_result"]
+__all__ = ["load_decision", "load_result", "load_scenario"]
 
 _SCHEMA = "jointopt.result/1"
 
@@ -52,6 +52,26 @@ def load_decision(path: str | Path, *, problem: Problem | None = None) -> tuple[
     if sizes and max(sizes) != len(system):
         raise InputError(f"{path}: the decision is for {max(sizes)} devices, its scenario for {len(system)}")
     return decision, system, data
+
+
+def load_scenario(path: str | Path, system_type: type[Scenario]) -> Any:
+    """Read a scenario from TOML or JSON; that of a saved result as its decision leaves it, vehicles on their ways.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, or holds no such scenario.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        return system_type.from_toml(path)
+    system = system_type.from_json(path)
+    data = read_json(path)
+    kind = problems.DESIGNS.get(str(data.get("problem"))) if isinstance(data, dict) else None
+    if kind is None or kind.after is Problem.after or data.get("decision") is None:
+        return system
+    problem, decision, _ = load_result(path)
+    return problem.after(decision)
 
 
 def load_result(path: str | Path, *, problem: Problem | None = None) -> tuple[Problem, Decision, dict[str, Any]]:

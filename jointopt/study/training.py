@@ -11,7 +11,7 @@ from jointopt.errors import InputError
 from jointopt.federated import Task, TrainingResult
 from jointopt.problem import Problem
 from jointopt.result import Result
-from jointopt.system import System
+from jointopt.system import AerialSystem, System
 
 __all__ = ["task_system", "train"]
 
@@ -36,7 +36,7 @@ def train(
     decision: Result | Decision | Mapping[str, Any],
     task: Task,
     *,
-    system: System | None = None,
+    system: System | AerialSystem | None = None,
     **options: Any,
 ) -> TrainingResult:
     """Train under a decision and book what it costs.
@@ -46,8 +46,8 @@ def train(
     decision : Result, Decision or mapping
         A solver's answer (which knows its system), or chosen values by name.
     task : Task
-        Data over devices and a network; its sizes must be the system's.
-    system : System, optional
+        Data over devices and a network, which must be about the system; an `OnlineTask` for vehicles in the air.
+    system : System or AerialSystem, optional
         Needed when `decision` is no Result.
     **options
         Of `jointopt.federated.train`: `rounds`, `learning_rate`, `seed`, `algorithm`, ...; those that the design of a
@@ -56,14 +56,14 @@ def train(
     Raises
     ------
     InputError
-        When sizes do not match, or there is no decision to train under.
+        When sizes do not match, the decision is of another kind than what is trained under, or there is no decision to train under.
     """
     if isinstance(decision, Result):
         if decision.decision is None:
             raise InputError(f"train: the result of method '{decision.method}' holds no decision ({decision.message})")
         system = decision.problem.system if system is None else system
         options = {**decision.problem.training, **options}
-        decision = decision.decision
+        decision = decision.problem.deployed(decision.decision)
     if system is None:
         raise InputError("train: a decision alone needs its system (system=...)")
     if not isinstance(decision, Decision):
