@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -133,15 +134,20 @@ class OnlineTask(Task):
 
     __str__ = __repr__
 
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """How many samples each vehicle has had before the first slot and after each, shape [devices, slots + 1]."""
+        system = self.system
+        return np.cumsum(np.column_stack([system.vehicles.held, system.arrivals]), axis=1).astype(np.int64)
+
     def window(self, device: int, slot: int) -> slice:
         """Return which of a vehicle's stream its buffer holds in a slot, from 0."""
-        end = int(self.system.vehicles.held[device] + self.system.arrivals[device, : slot + 1].sum())
+        end = int(self._ends[device, slot + 1])
         return slice(max(0, end - int(self.system.sensing.buffer[device])), end)
 
     def fresh(self, device: int, slot: int) -> slice:
         """Return which of a vehicle's stream it first sees in a slot, from 0."""
-        end = int(self.system.vehicles.held[device] + self.system.arrivals[device, : slot + 1].sum())
-        return slice(end - int(self.system.arrivals[device, slot]), end)
+        return slice(int(self._ends[device, slot]), int(self._ends[device, slot + 1]))
 
     def buffer(self, device: int, slot: int) -> NDArray[np.int64]:
         """Return the training samples that a vehicle holds in a slot, from 0, by number in the data."""
@@ -193,11 +199,14 @@ def _streams(system: AerialSystem, data: Dataset, among: NDArray[np.int64], seed
     arrivals, held = system.arrivals.astype(np.int64), system.vehicles.held.astype(np.int64)
     streams = []
     for u in range(len(system)):
-        pieces = [_drawn(stream(seed, "arrivals", 0, u), system.class_mix[u, 0], int(held[u]))]
-        pieces += [
-            _drawn(stream(seed, "arrivals", t + 1, u), mix[u, t], int(arrivals[u, t])) for t in range(system.area.slots)
+        # before the first slot, then in each; where nothing comes nothing is drawn
+        counts, shares = [int(held[u]), *arrivals[u].tolist()], [system.class_mix[u, 0], *mix[u]]
+        pieces = [
+            _drawn(stream(seed, "arrivals", t, u), share, count)
+            for t, (share, count) in enumerate(zip(shares, counts, strict=True))
+            if count > 0
         ]
-        classes = np.concatenate(pieces)
+        classes = np.concatenate([np.empty(0, dtype=np.int64), *pieces])
         out = np.empty(len(classes), dtype=np.int64)
         for c in np.unique(classes).tolist():
             if len(pools[c]) == 0:
@@ -213,8 +222,6 @@ def _streams(system: AerialSystem, data: Dataset, among: NDArray[np.int64], seed
 def _drawn(rng: np.random.Generator, share: FloatArray, count: int) -> NDArray[np.int64]:
     """Draw classes by their shares, one uniform number each."""
     ends = np.cumsum(share)
-    if count == 0:
-        return np.empty(0, dtype=np.int64)
     # never a class beyond the last that has a share, whatever rounding does
     return np.minimum(
         np.searchsorted(ends, rng.random(count) * ends[-1], side="right"), np.flatnonzero(share)[-1]
@@ -273,6 +280,7 @@ class OnlineWorld:
             selected=selected.reshape(-1),
         )
         self._flown = np.cumsum(system.flight_energy.sum(axis=0))
+        self._arrived = system.arrivals.sum(axis=0)
         self._last: tuple[int, Scene] | None = None
 
     def _values(self, decision: Mapping[str, Any]) -> dict[str, FloatArray]:
@@ -328,7 +336,7 @@ class OnlineWorld:
             row={
                 "slot": slot,
                 "time": float(system.times[slot]),
-                "arrived": int(system.arrivals[:, slot].sum()),
+                "arrived": int(self._arrived[slot]),
                 "held": int(system.buffered[:, slot].sum()),
                 "taking_part": int(part.sum()),
                 "flight_energy": float(system.flight_energy[:, slot].sum()),
