@@ -67,8 +67,6 @@ __all__ = [
     "Step",
     "Sums",
     "Variable",
-    "changed_ranges",
-    "narrowed",
     "range_slack",
 ]
 
@@ -740,43 +738,6 @@ class Capabilities:
     """Why there is no certificate, where there is none."""
 
 
-Ranges = Mapping[str, tuple[FloatArray, FloatArray]]
-
-
-def narrowed(ranges: Ranges, asked: Mapping[str, Any], size: int) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Return ranges with some variables fixed (a number, an array over `size` devices) or narrowed (a pair of these).
-
-    Raises
-    ------
-    InputError
-        For an unknown variable, or what is no finite range over the devices.
-    """
-    new = dict(ranges)
-    for name, value in asked.items():
-        if name not in new:
-            raise InputError(f"restrict: unknown variable '{name}'{nearest(name, new)}")
-        pair = value if isinstance(value, tuple) else (value, value)
-        try:
-            low, high = (np.broadcast_to(np.asarray(v, dtype=np.float64), (size,)).copy() for v in pair)
-        except (TypeError, ValueError):
-            raise InputError(
-                f"restrict: {name}={value!r} must be a number, an array over {size} devices, or a pair of these"
-            ) from None
-        if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low <= high)):
-            raise InputError(f"restrict: {name}={value!r} is not a finite range")
-        new[name] = (low, high)
-    return new
-
-
-def changed_ranges(ranges: Ranges, own: Ranges) -> dict[str, Any]:
-    """Return the ranges that differ from a system's own, as plain lists for the record."""
-    return {
-        name: {"lower": low.tolist(), "upper": high.tolist()}
-        for name, (low, high) in ranges.items()
-        if not (np.array_equal(low, own[name][0]) and np.array_equal(high, own[name][1]))
-    }
-
-
 def range_slack(variables: tuple[Variable, ...], decision: Mapping[str, Array]) -> dict[str, Array]:
     """Return how far inside its range each variable is, in the kind of its array; below 0 also off whole numbers."""
     slack = {}
@@ -801,6 +762,8 @@ class Problem(ABC):
     """What kind of system the problem is about."""
     budgets: ClassVar[Mapping[str, str]] = {}
     """Quantities that the system limits for every device, to the fields that hold the limits."""
+    overlooks: ClassVar[tuple[str, ...]] = ()
+    """What neither the objective nor the constraints depend on, in the words of `jointopt.study.designs.OVERLOOKED`."""
     training: ClassVar[Mapping[str, Any]] = {}
     """Options with which `jointopt.federated.train` carries a decision out as the design's bound assumes."""
     system: Any
@@ -911,6 +874,14 @@ class Problem(ABC):
             raise InputError(f"decision: '{missing[0]}' is missing")
         if decision.devices not in (1, len(self.system)):
             raise InputError(f"decision: was made for {decision.devices} devices, the scenario has {len(self.system)}")
+
+    def deployed(self, decision: Decision) -> Decision:
+        """Return what training carries out of a decision: all of it, and what follows from the system alone."""
+        return decision
+
+    def after(self, decision: Decision) -> Any:
+        """Return the system as a decision leaves it, from which other designs go on."""
+        return self.system
 
     def remarks(self, evaluation: Evaluation) -> list[str]:
         """Return what an evaluation says beside its value and parts, as lines of a summary."""

@@ -41,12 +41,11 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
-    changed_ranges,
-    narrowed,
     range_slack,
 )
 from jointopt.problems.aerial_cells import LEVELS_MAX, UNQUANTIZED, AerialCells
 from jointopt.problems.round import LARGEST
+from jointopt.ranges import Limit, changed_ranges, narrowed
 from jointopt.report import Explanation
 from jointopt.system import AerialSystem, FloatArray
 
@@ -159,13 +158,11 @@ class Aerial(Problem):
         Levels may be fixed above 255: 2^31 - 1 is what 32 bits can say, an unquantized float. Who takes part stays as
         it is in the full problem, so that values compare.
         """
-        new = narrowed(self.ranges, ranges, self.units)
-        most = self.system.learner.pruning_ratio_max
-        if np.any(new["pruning_ratio"][0] < 0.0) or np.any(new["pruning_ratio"][1] > most):
-            raise InputError(f"restrict: pruning_ratio must lie within 0 and {most:g}")
-        levels = np.concatenate(new["levels"])
-        if np.any(levels != np.rint(levels)) or np.any(levels < 1.0) or np.any(levels > UNQUANTIZED):
-            raise InputError(f"restrict: levels must be whole numbers from 1 to {UNQUANTIZED}")
+        limits = {
+            "pruning_ratio": Limit.between(0, self.system.learner.pruning_ratio_max),
+            "levels": Limit.counting(1, UNQUANTIZED),
+        }
+        new = narrowed(self.ranges, ranges, self.units, limits)
         return type(self)(self.system, slot=self.slot, ranges=new)
 
     # ------------------------------------------------------------------ slots and vehicles

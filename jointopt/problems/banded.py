@@ -18,13 +18,12 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
-    changed_ranges,
-    narrowed,
     range_slack,
 )
 from jointopt.problems.band_cells import BandCells
 from jointopt.problems.band_split import closed_form
 from jointopt.problems.round import check_magnitudes, round_costs
+from jointopt.ranges import Limit, changed_ranges, narrowed
 from jointopt.system import FloatArray, System
 
 __all__ = ["BandProblem"]
@@ -139,10 +138,8 @@ class BandProblem(Problem):
         for name in ranges:
             if name == "power":
                 raise InputError("restrict: power follows from the band or is fixed in this design; change power_max")
-        new = narrowed(self.ranges, ranges, len(self.system))
-        most = self.system.learner.pruning_ratio_max
-        if np.any(new["pruning_ratio"][1] > most) or np.any(new["pruning_ratio"][0] < 0.0):
-            raise InputError(f"restrict: pruning_ratio must lie within 0 and {most:g}")
+        limits = {"pruning_ratio": Limit.between(0, self.system.learner.pruning_ratio_max)}
+        new = narrowed(self.ranges, ranges, len(self.system), limits)
         low, high = new["bandwidth"]
         if np.any(low < 0.0) or np.any(high <= 0.0) or np.any(high > self.bands[self.pool]):
             raise InputError("restrict: bandwidth must lie within 0 and the band to be shared, and end above 0")

@@ -41,9 +41,8 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
-    changed_ranges,
-    narrowed,
 )
+from jointopt.ranges import changed_ranges, narrowed
 from jointopt.system import FloatArray, InferenceSystem, Network, Scenario
 from jointopt.units import format_si
 

@@ -40,13 +40,12 @@ from jointopt.problem import (
     Problem,
     Step,
     Variable,
-    changed_ranges,
-    narrowed,
     range_slack,
 )
 from jointopt.problems.declared_boxes import structure
 from jointopt.problems.rows import Named, Quantities, View, checked, size_of
 from jointopt.problems.terms import Block, Constraint, Inner, Objective, Ratio, Term, total
+from jointopt.ranges import changed_ranges, narrowed
 from jointopt.system import FloatArray, Scenario
 
 __all__ = ["DeclaredProblem"]
@@ -221,13 +220,7 @@ class DeclaredProblem(Problem):
         """Return the problem with variables fixed (a number) or narrowed (a pair)."""
         common = {v.name for v in self._variables if v.axis == "common"}
         own = self._ranges()
-        new = dict(own)
-        for name in ranges:
-            if name not in own:
-                raise InputError(f"restrict: unknown variable '{name}'{nearest(name, own)}")
-        for size, names in ((len(self.system), set(own) - common), (1, common)):
-            asked = {k: v for k, v in ranges.items() if k in names}
-            new |= narrowed({k: own[k] for k in names}, asked, size)
+        new = narrowed(own, ranges, len(self.system), common=common)
         for name, (low, high) in new.items():
             if np.any(low < own[name][0]) or np.any(high > own[name][1]):
                 raise InputError(f"restrict: {name} must lie within its declared bounds")

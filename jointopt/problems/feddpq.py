@@ -40,14 +40,13 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
-    changed_ranges,
-    narrowed,
     range_slack,
 )
 from jointopt.problems.feddpq_cells import FEATURES, FedDPQCells, Stage
 from jointopt.problems.feddpq_search import CommonSearch, common_blocks
 from jointopt.problems.ltfl import CONTRACTION_LIMIT
 from jointopt.problems.round import check_magnitudes, round_costs
+from jointopt.ranges import Limit, changed_ranges, learning_limits, narrowed
 from jointopt.system import FloatArray, System
 from jointopt.units import format_si
 
@@ -85,6 +84,12 @@ class FedDPQ(Problem):
     name = "feddpq"
     minimises = "energy of training to a target, synthetic samples included"
     budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget", "energy": "energy_budget"}
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "generalization gap",
+        "tiers by time",
+        "a price on latency",
+        "the way to the cloud",
+    )
     training: ClassVar[Mapping[str, Any]] = {"aggregation": "unbiased"}
 
     def __init__(
@@ -161,25 +166,9 @@ class FedDPQ(Problem):
 
         Bits may be fixed above `bits_max` (32 is an unquantized float).
         """
-        own = {name: value for name, value in ranges.items() if name != "augmentation_level"}
-        new = narrowed({k: v for k, v in self.ranges.items() if k != "augmentation_level"}, own, len(self.system))
-        level = self.ranges["augmentation_level"]
-        if "augmentation_level" in ranges:
-            # its own axis: one for all
-            level = narrowed({"augmentation_level": level}, {"augmentation_level": ranges["augmentation_level"]}, 1)[
-                "augmentation_level"
-            ]
-        learner, devices = self.system.learner, self.system.devices
-        if level[0][0] < 0.0 or level[1][0] > 1.0:
-            raise InputError("restrict: augmentation_level must lie within 0 and 1")
-        if np.any(new["pruning_ratio"][1] > learner.pruning_ratio_max) or np.any(new["pruning_ratio"][0] < 0):
-            raise InputError(f"restrict: pruning_ratio must lie within 0 and {learner.pruning_ratio_max:g}")
-        bits = np.concatenate(new["bits"])
-        if np.any(bits != np.rint(bits)) or np.any(bits < 1) or np.any(bits > 32):
-            raise InputError("restrict: bits must be whole numbers from 1 to 32")
-        if np.any(new["power"][0] < devices.power_min) or np.any(new["power"][1] > devices.power_max):
-            raise InputError("restrict: power must lie within every device's power_min and power_max")
-        return type(self)(self.system, objective=self.objective, ranges={"augmentation_level": level, **new})
+        limits = {"augmentation_level": Limit.between(0, 1), **learning_limits(self.system, 1)}
+        new = narrowed(self.ranges, ranges, len(self.system), limits, common=("augmentation_level",))
+        return type(self)(self.system, objective=self.objective, ranges=new)
 
     # ------------------------------------------------------------------ evaluation
 

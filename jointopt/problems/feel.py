@@ -44,12 +44,11 @@ from jointopt.problem import (
     Selection,
     Sums,
     Variable,
-    changed_ranges,
-    narrowed,
     range_slack,
 )
 from jointopt.problems.feel_cells import LN2, FEELCells
 from jointopt.problems.feel_search import SelectionSearch
+from jointopt.ranges import changed_ranges, narrowed
 from jointopt.system import FloatArray, System
 
 __all__ = ["FEEL", "RatioBandwidthStep"]
@@ -81,6 +80,16 @@ class FEEL(Problem):
     name = "feel"
     minimises = "gradient-norm bound with generalization gap, by selection, pruning and a shared band"
     budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget", "energy": "energy_budget"}
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "lost packets",
+        "quantization error",
+        "noise of batches",
+        "class mixes",
+        "rounds to a target",
+        "tiers by time",
+        "a price on latency",
+        "the way to the cloud",
+    )
 
     def __init__(
         self,

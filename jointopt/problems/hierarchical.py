@@ -47,6 +47,17 @@ class Hierarchical(BandProblem):
     name = "hierarchical"
     minimises = "pruning error under a latency over edge and cloud, by ratios and the edge servers' bands"
     sections: ClassVar[tuple[str, ...]] = ("edges",)
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "energy budgets",
+        "lost packets",
+        "quantization error",
+        "noise of batches",
+        "generalization gap",
+        "class mixes",
+        "rounds to a target",
+        "tiers by time",
+        "a price on latency",
+    )
 
     @classmethod
     def sample(

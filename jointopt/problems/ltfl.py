@@ -49,11 +49,10 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
-    changed_ranges,
-    narrowed,
     range_slack,
 )
 from jointopt.problems.round import LARGEST, RoundCells, check_magnitudes, round_costs
+from jointopt.ranges import changed_ranges, learning_limits, narrowed
 from jointopt.system import FloatArray, System
 
 __all__ = ["LTFL"]
@@ -116,6 +115,14 @@ class LTFL(Problem):
     name = "ltfl"
     minimises = "convergence gap under per-device delay and energy budgets"
     budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget", "energy": "energy_budget"}
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "generalization gap",
+        "class mixes",
+        "rounds to a target",
+        "tiers by time",
+        "a price on latency",
+        "the way to the cloud",
+    )
 
     def __init__(
         self,
@@ -174,16 +181,8 @@ class LTFL(Problem):
         Bits may be fixed above `bits_max` (32 is an unquantized float). Ratios above `pruning_ratio_max` and bits
         below `bits_min` are refused, since the gap's constant E_cap covers only those ranges.
         """
-        new = narrowed(self._ranges, ranges, len(self.system))
-        learner = self.system.learner
-        if np.any(new["pruning_ratio"][1] > learner.pruning_ratio_max) or np.any(new["pruning_ratio"][0] < 0):
-            raise InputError(f"restrict: pruning_ratio must lie within 0 and {learner.pruning_ratio_max:g}")
-        bits = np.concatenate(new["bits"])
-        if np.any(bits != np.rint(bits)) or np.any(bits < learner.bits_min) or np.any(bits > 32):
-            raise InputError(f"restrict: bits must be whole numbers from {learner.bits_min} to 32")
-        devices = self.system.devices
-        if np.any(new["power"][0] < devices.power_min) or np.any(new["power"][1] > devices.power_max):
-            raise InputError("restrict: power must lie within every device's power_min and power_max")
+        limits = learning_limits(self.system, self.system.learner.bits_min)
+        new = narrowed(self._ranges, ranges, len(self.system), limits)
         return type(self)(self.system, objective=self.objective, ranges=new)
 
     def _check_magnitudes(self) -> None:

@@ -47,6 +47,16 @@ class RatioError(BandProblem):
     name = "ratio-error"
     minimises = "weighted sum of latency and learning cost, by ratios and a shared band"
     sections: ClassVar[tuple[str, ...]] = ("tradeoff",)
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "energy budgets",
+        "quantization error",
+        "noise of batches",
+        "generalization gap",
+        "class mixes",
+        "rounds to a target",
+        "tiers by time",
+        "the way to the cloud",
+    )
 
     def __init__(
         self,

@@ -31,12 +31,11 @@ from jointopt.problem import (
     Problem,
     Sums,
     Variable,
-    changed_ranges,
-    narrowed,
     range_slack,
 )
 from jointopt.problems.ltfl import CONTRACTION_LIMIT, GAP_PARTS, LTFL, device_round
 from jointopt.problems.pooled_cells import PooledCells
+from jointopt.ranges import changed_ranges, learning_limits, narrowed
 from jointopt.system import FloatArray, System
 
 __all__ = ["PooledLTFL"]
@@ -63,6 +62,15 @@ class PooledLTFL(Problem):
     name = "ltfl-pool"
     minimises = "convergence gap with a shared band and a total energy budget"
     budgets: ClassVar[Mapping[str, str]] = {"delay": "delay_budget"}
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "each device's own energy budget",
+        "generalization gap",
+        "class mixes",
+        "rounds to a target",
+        "tiers by time",
+        "a price on latency",
+        "the way to the cloud",
+    )
 
     def __init__(
         self,
@@ -129,15 +137,8 @@ class PooledLTFL(Problem):
         Bits may be fixed above `bits_max` (32 is an unquantized float). Ratios above `pruning_ratio_max` and bits
         below `bits_min` are refused, since the gap's constant E_cap covers only those ranges.
         """
-        new = narrowed(self.ranges, ranges, len(self.system))
-        learner, devices = self.system.learner, self.system.devices
-        if np.any(new["pruning_ratio"][1] > learner.pruning_ratio_max) or np.any(new["pruning_ratio"][0] < 0):
-            raise InputError(f"restrict: pruning_ratio must lie within 0 and {learner.pruning_ratio_max:g}")
-        bits = np.concatenate(new["bits"])
-        if np.any(bits != np.rint(bits)) or np.any(bits < learner.bits_min) or np.any(bits > 32):
-            raise InputError(f"restrict: bits must be whole numbers from {learner.bits_min} to 32")
-        if np.any(new["power"][0] < devices.power_min) or np.any(new["power"][1] > devices.power_max):
-            raise InputError("restrict: power must lie within every device's power_min and power_max")
+        limits = learning_limits(self.system, self.system.learner.bits_min)
+        new = narrowed(self.ranges, ranges, len(self.system), limits)
         band = new["bandwidth"]
         if np.any(band[0] < 0.0) or np.any(band[1] <= 0.0) or np.any(band[1] > self.total_bandwidth):
             raise InputError(

@@ -43,6 +43,18 @@ class RatioBandwidth(BandProblem):
 
     name = "ratio-bandwidth"
     minimises = "pruning error under a latency, by ratios and a shared band"
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "energy budgets",
+        "lost packets",
+        "quantization error",
+        "noise of batches",
+        "generalization gap",
+        "class mixes",
+        "rounds to a target",
+        "tiers by time",
+        "a price on latency",
+        "the way to the cloud",
+    )
 
     @classmethod
     def sample(

@@ -61,6 +61,17 @@ class TimeTriggered(BandProblem):
     name = "time-triggered"
     minimises = "gradient bound with tiers by time, by ratios and a shared band"
     sections: ClassVar[tuple[str, ...]] = ("tiers",)
+    overlooks: ClassVar[tuple[str, ...]] = (
+        "energy budgets",
+        "lost packets",
+        "quantization error",
+        "noise of batches",
+        "generalization gap",
+        "class mixes",
+        "rounds to a target",
+        "a price on latency",
+        "the way to the cloud",
+    )
     training: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
