@@ -23,6 +23,7 @@ from jointopt.errors import InputError, is_real, is_whole
 from jointopt.federated.streams import number
 from jointopt.federated.synthetic import sampled
 from jointopt.federated.task import Losses, Task
+from jointopt.federated.threads import torch_threads
 from jointopt.system import FloatArray
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def gradient_gaps(
     seed: int = 0,
     samples_per_class: int = 200,
     real: tuple[Tensor, Tensor] | None = None,
+    threads: int | None = 1,
 ) -> ClassGradientGaps:
     """Measure the gaps that `measure_augmentation` sums up; same arguments and errors."""
     if not (is_whole(rounds) and rounds >= 1):
@@ -110,6 +112,21 @@ def gradient_gaps(
         raise InputError("measure_augmentation: the task is augmented already; give the one from before")
     generator.check(task.data)
     inputs, labels = (task.data.test_inputs, task.data.test_labels) if real is None else _held_out(real, task)
+    with torch_threads(threads):
+        return _walk(task, generator, inputs, labels, rounds, learning_rate, seed, samples_per_class)
+
+
+def _walk(
+    task: Task,
+    generator: Generator,
+    inputs: Tensor,
+    labels: Tensor,
+    rounds: int,
+    learning_rate: float,
+    seed: int,
+    samples_per_class: int,
+) -> ClassGradientGaps:
+    """Walk the dense model and look at every class on the way."""
     losses, classes = Losses(task), task.data.classes
     rng = np.random.default_rng(seed)
     aside = [rng.permutation(np.flatnonzero(labels.numpy() == c))[:samples_per_class] for c in range(classes)]
@@ -168,6 +185,7 @@ def measure_augmentation(
     flops_per_cycle: float = FLOPS_PER_CYCLE,
     real: tuple[Tensor, Tensor] | None = None,
     typical: bool = False,
+    threads: int | None = 1,
 ) -> dict[str, Any]:
     """Measure the constants of the augmentation in a short dense warm-up (theory 2a [S]).
 
@@ -191,6 +209,8 @@ def measure_augmentation(
         Inputs [n, ...] and labels [n] of real samples that no device holds; the test samples when not given.
     typical : bool
         Means over the path and the classes in place of maxima: effective numbers, for decisions rather than bounds.
+    threads : int, optional
+        Torch threads while measuring; the caller's number when None. One is fastest for networks this small.
 
     Returns
     -------
@@ -213,5 +233,6 @@ def measure_augmentation(
         seed=seed,
         samples_per_class=samples_per_class,
         real=real,
+        threads=threads,
     )
     return gaps.fields(flops_per_cycle=flops_per_cycle, typical=typical)

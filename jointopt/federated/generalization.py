@@ -28,6 +28,7 @@ from torch import Tensor
 
 from jointopt.errors import InputError, is_real, is_whole
 from jointopt.federated.task import Losses, Task
+from jointopt.federated.threads import torch_threads
 from jointopt.federated.warmup import sample_variance
 from jointopt.models.generalization import entropy_cap
 from jointopt.pruning import keep_mask, pruned_count
@@ -125,6 +126,7 @@ def measure_gradient_gaps(
     held_out: float = 0.3,
     ratios: Sequence[float] = (0.0, 0.3, 0.6, 0.9),
     variance_samples: int = 64,
+    threads: int | None = 1,
 ) -> GradientGaps:
     """Measure the gaps that `measure_generalization` fits; same arguments and errors."""
     if not (is_whole(rounds) and rounds >= 1):
@@ -148,10 +150,11 @@ def measure_gradient_gaps(
     if len(set(kept.tolist())) < 2:
         raise InputError(f"measure_generalization: needs two ratios that prune differently, found {ratios}")
     made = [_split(task, held_out, seed, number) for number in range(splits)]
-    walks = [
-        _walk(losses, task, split, asked, rounds, learning_rate, variance_samples, (seed, number))
-        for number, split in enumerate(made)
-    ]
+    with torch_threads(threads):
+        walks = [
+            _walk(losses, task, split, asked, rounds, learning_rate, variance_samples, (seed, number))
+            for number, split in enumerate(made)
+        ]
     squares, noise = (np.stack([walk[which] for walk in walks]) for which in (0, 1))
     trained_on, aside = (np.array([len(part[side]) for part in made[0]], dtype=np.int64) for side in (0, 1))
     gaps = (squares - noise) * (trained_on / task.samples)
@@ -237,6 +240,7 @@ def measure_generalization(
     held_out: float = 0.3,
     ratios: Sequence[float] = (0.0, 0.3, 0.6, 0.9),
     variance_samples: int = 64,
+    threads: int | None = 1,
 ) -> dict[str, Any]:
     """Measure sigma_g^2 and I of each client on samples held out of a short dense warm-up (theory 3b (iii) [S]).
 
@@ -263,6 +267,8 @@ def measure_generalization(
         Pruning ratios at which the gap is measured, in [0, 1), two of them different.
     variance_samples : int
         Held-out samples per client, ratio and round from which the noise of the held-out gradient is estimated.
+    threads : int, optional
+        Torch threads while measuring; the caller's number when None. One is fastest for networks this small.
 
     Returns
     -------
@@ -284,4 +290,5 @@ def measure_generalization(
         held_out=held_out,
         ratios=ratios,
         variance_samples=variance_samples,
+        threads=threads,
     ).generalization()

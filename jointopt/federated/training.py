@@ -29,8 +29,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +52,7 @@ from jointopt.federated.plan import trainable
 from jointopt.federated.progress import progress_bar
 from jointopt.federated.rules import ALGORITHMS
 from jointopt.federated.task import Task
+from jointopt.federated.threads import torch_threads
 from jointopt.pruning import Layout, Pruner, pruner
 from jointopt.system import AerialSystem, FloatArray, System
 
@@ -63,18 +63,6 @@ __all__ = ["train"]
 
 _PRECISIONS = ("float32", "bfloat16")
 _DELAYS = ("booked", "faded")
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Use so many torch threads inside, and the caller's number again afterwards."""
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -289,8 +277,9 @@ def train(
         attendance=_attendance(attendance, participation, system, chosen_clock.waits),
     )
     folder = _folder(checkpoint)
-    system, task = _augmented(start, system, task, generator, seed, folder, progress)
-    loop = Loop(start, system, task, plan, world)
+    with torch_threads(threads):
+        system, task = _augmented(start, system, task, generator, seed, folder, progress)
+        loop = Loop(start, system, task, plan, world)
     settings = {
         "local_steps": local_steps,
         "batch_size": task.batch_size,
@@ -327,7 +316,7 @@ def train(
     status: Status = "completed"
     final, between = (loop.weights, loop.buffers), True
     try:
-        with _threads(threads), progress_bar(progress, rounds, loop.round) as shown:
+        with torch_threads(threads), progress_bar(progress, rounds, loop.round) as shown:
             for number in range(loop.round + 1, rounds + 1):
                 between = False
                 message = _round(loop, number, rows, _due(number, rounds, every), _due(number, rounds, measure))

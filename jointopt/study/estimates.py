@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import t as student
@@ -16,6 +15,7 @@ from scipy.stats import t as student
 from jointopt.errors import DataError, InputError
 from jointopt.federated.generalization import GradientGaps, measure_gradient_gaps
 from jointopt.federated.task import Losses, Task
+from jointopt.federated.threads import torch_threads
 from jointopt.pruning import Pruner
 from jointopt.pruning.speed import measure_speedup
 from jointopt.study.walk import NOISES, Walk
@@ -194,7 +194,7 @@ def generalization_estimates(
             "calibrate: generalization needs gradients of single samples, which a network with running statistics has "
             "not"
         )
-    gaps = measure_gradient_gaps(task, rounds=min(rounds, 10), learning_rate=learning_rate, seed=seed)
+    gaps = measure_gradient_gaps(task, rounds=min(rounds, 10), learning_rate=learning_rate, seed=seed, threads=None)
     rng = np.random.default_rng([seed, 3])
     fitted = gaps.generalization()
     again = []
@@ -216,17 +216,13 @@ def compute_floor(task: Task, pruner: Pruner, seed: int, confidence: float) -> E
     size = task.batch_size or min(64, len(losses.labels))
     inputs, labels = losses.inputs[:size], losses.labels[:size]
     groups = pruner.groups(task.module, inputs[:1])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the time of a process with several threads is not that of a step
-    try:
+    with torch_threads(1):  # the time of a process with several threads is not that of a step
         floors = [
             measure_speedup(
                 task.module, inputs, labels, task.loss, groups, seed=seed + number, clock=time.process_time
             ).floor
             for number in range(_REPEATS)
         ]
-    finally:
-        torch.set_num_threads(threads)
     mean, spread = float(np.mean(floors)), float(np.std(floors, ddof=1))
     half = float(student.ppf(0.5 + 0.5 * confidence, _REPEATS - 1)) * spread / math.sqrt(_REPEATS)
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))

@@ -56,7 +56,7 @@ def train(
     Raises
     ------
     InputError
-        When sizes do not match, the decision is of another kind than what is trained under, or there is no decision to train under.
+        When sizes do not match, a decision is not one to train under, or there is none.
     """
     if isinstance(decision, Result):
         if decision.decision is None:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import jointopt as jo
 from jointopt.data import Dataset
@@ -393,6 +394,24 @@ def test_intervals_hold_their_means_and_are_reproducible(digits: jo.Task, calibr
     assert other.estimates["smoothness"].value == calibrated.estimates["smoothness"].value
 
 
+def test_the_callers_threads_change_nothing(digits: jo.Task) -> None:
+    def telling(outputs: Tensor, labels: Tensor) -> Tensor:
+        # shows the number of threads in its first digits, where others show it in their last bits
+        return cross_entropy(outputs, labels) * (1.0 + 0.125 * torch.get_num_threads())
+
+    task = replace(digits, loss=telling, parts=tuple(part[:8] for part in digits.parts))
+    options: dict[str, Any] = {"rounds": 1, "points": 2, "ratios": (0.5,), "bits": (2,), "draws": 20}
+
+    def made(callers: int, **more: Any) -> dict[str, Any]:
+        torch.set_num_threads(callers)
+        out = calibrate(task, **options, **more).to_dict()
+        assert torch.get_num_threads() == callers
+        return out
+
+    assert made(1, generalization=True) == made(2, generalization=True)
+    assert made(1, threads=2) == made(2, threads=None) != made(2)
+
+
 def drawn(walk: Walk, rng: np.random.Generator | None, points: int = 8) -> Walk:
     """A walk of points and devices that are drawn alike and apart, all around the means of another."""
     values = {one.name: getattr(walk, one.name) for one in fields(Walk)}
@@ -598,6 +617,8 @@ def test_unreadable_files_are_refused(calibrated: Calibration, tmp_path: Path) -
         ({"points": 1}, "points must be a whole number of at least 2"),
         ({"draws": 1}, "draws"),
         ({"samples": 0}, "samples"),
+        ({"threads": 0}, "threads: must be a whole number of at least 1, found 0"),
+        ({"threads": True}, "threads"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"confidence": 1.0}, "confidence"),
