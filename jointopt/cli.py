@@ -11,23 +11,13 @@ import importlib.util
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from jointopt.console import err, escape, out, plots, progress, save_figure, show, written
 from jointopt.errors import InputError, JointoptError, nearest
 
 __all__ = ["app", "main"]
@@ -40,14 +30,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
-
-
-SWEPT = (0.6, 0.8, 1.0, 1.4, 2.0)
-"""Factors by which the demo of co-inference multiplies its budgets."""
-
-
 GENERATORS_FOLDER = Path("out/generators")
 """Where generators are kept when nothing else is said."""
 
@@ -63,7 +45,7 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except JointoptError as error:
-        err.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         status = BAD_INPUT
     except (KeyboardInterrupt, click.Abort):
         err.print("interrupted", highlight=False)
@@ -75,31 +57,9 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         if error.format_message():
-            err.print(f"[bold red]error:[/] {_escape(error.format_message())}", highlight=False, soft_wrap=True)
+            err.print(f"[bold red]error:[/] {escape(error.format_message())}", highlight=False, soft_wrap=True)
         status = BAD_INPUT
     sys.exit(status if isinstance(status, int) else OK)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-@contextmanager
-def _progress(label: str, total: int) -> Iterator[Any]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda description=None, total=None: progress.update(
-            task, advance=1, description=description or label, total=total
-        )
 
 
 ABOUT = {"System": "federated learning", "InferenceSystem": "split inference", "AerialSystem": "learning in the air"}
@@ -124,7 +84,9 @@ def _system(
 
 
 def _read_scenario(system_type: Any, path: Path) -> Any:
-    return system_type.from_json(path) if path.suffix.lower() == ".json" else system_type.from_toml(path)
+    from jointopt.study import load_scenario
+
+    return load_scenario(path, system_type)
 
 
 def _say_other_kind(kind: Any, path: Path) -> None:
@@ -148,7 +110,9 @@ def _say_other_kind(kind: Any, path: Path) -> None:
 @app.command()
 def solve(
     design: Annotated[str, typer.Argument(help="Design to solve, see 'jointopt list'.")],
-    scenario: Annotated[Path | None, typer.Option(help="Scenario: TOML, or JSON of an earlier solve.")] = None,
+    scenario: Annotated[
+        Path | None, typer.Option(help="Scenario: TOML, or JSON of an earlier solve, whose ways are then flown.")
+    ] = None,
     devices: Annotated[
         int | None, typer.Option(help="Devices of a sampled scenario (the design's own number).")
     ] = None,
@@ -175,23 +139,19 @@ def solve(
     if iterations is not None:
         options["iterations"] = iterations
     if method == "bayesian":
-        with _progress("Bayesian optimization", 1) as step:
+        with progress("Bayesian optimization", 1) as step:
             result = solvers.solve(problem, callback=_count(step), **options)
     else:
         result = solvers.solve(problem, **options)
-    _print(result.summary())
+    show(result.summary())
     if json is not None:
-        _written(result.save(json))
+        written(result.save(json))
     if plot is not None:
-        _save_figure(_plots().decision(result), plot)
+        save_figure(plots().decision(result), plot)
     if result.status == "infeasible":
         raise typer.Exit(INFEASIBLE)
     if result.status == "interrupted":
         raise typer.Exit(INTERRUPTED)
-
-
-def _print(text: str) -> None:
-    out.print(_escape(text), highlight=False, soft_wrap=True)
 
 
 def _count(step: Any) -> Any:
@@ -200,27 +160,6 @@ def _count(step: Any) -> Any:
         step(f"evaluation {progress.n_evaluations}, {best}")
 
     return tell
-
-
-def _plots() -> Any:
-    from jointopt import plot
-
-    return plot
-
-
-def _save_figure(figure: Any, path: Path) -> None:
-    if not path.suffix:
-        path = path.with_suffix(".png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be written ({error})") from None
-    _written(path)
-
-
-def _written(path: Path) -> None:
-    out.print(f"written: {_escape(str(path))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -265,21 +204,19 @@ def train(
 ) -> None:
     """Carry out a decision for real: train under it and book what it costs, or prune and split a network.
 
-    A decision of federated learning is trained under; one of split inference is carried out on a network, whose
-    sizes must be the scenario's.
+    A decision of federated learning, on the ground or in the air, is trained under; one of split inference is carried
+    out on a network, whose sizes must be the scenario's.
     """
     from jointopt.study import load_decision
-    from jointopt.system import InferenceSystem, System
+    from jointopt.system import AerialSystem, InferenceSystem
 
     chosen, system, saved = load_decision(decision)
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds: {rounds} must be at least 1")
-    if not isinstance(system, System | InferenceSystem):
-        raise InputError(
-            f"{decision}: is a decision of '{saved['problem']}', about {ABOUT[type(system).__name__]}; there is no "
-            "training for that, only for federated learning and split inference"
-        )
-    federated = isinstance(system, System)
+    federated = not isinstance(system, InferenceSystem)
+    aerial = isinstance(system, AerialSystem)
+    if aerial:
+        chosen = _deployed(decision)
     how = {
         "learning_rate": learning_rate,
         "algorithm": _part(algorithm),
@@ -293,10 +230,12 @@ def train(
         "checkpoint": checkpoint,
         "checkpoint_every": checkpoint_every,
     }
-    synthetic = federated and _makes_samples(chosen, system)
+    synthetic = federated and not aerial and _makes_samples(chosen, system)
     if federated:
         foreign: dict[str, Any] = {} if synthetic else {"--cache": cache, "--generator": generator, "--share": share}
         why = "is about synthetic samples or split inference; this decision makes no synthetic sample"
+        if aerial and alpha is not None:
+            raise InputError("--alpha: what vehicles see follows from their places, nothing is partitioned")
     else:
         foreign = {"--alpha": alpha, "--generator": generator, "--share": share} | {
             f"--{name.replace('_', '-')}": given for name, given in how.items()
@@ -316,6 +255,20 @@ def train(
         status = _carry_out(chosen, system, saved, data, rounds, network, seed, folder, cache, json, plot)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def _deployed(path: Path) -> Any:
+    """Return what training carries out of a saved decision in the air."""
+    from jointopt.study import load_result
+
+    problem, chosen, _ = load_result(path)
+    try:
+        return problem.deployed(chosen)
+    except InputError as error:
+        hint = ""
+        if problem.name == "aerial-trajectory":
+            hint = f"; 'jointopt solve aerial --scenario {path} --json decision.json' flies its ways"
+        raise InputError(f"{path}: {error}{hint}") from None
 
 
 def _part(text: str | None) -> Any:
@@ -353,8 +306,9 @@ def _train_federated(
     plot: Path | None,
 ) -> str:
     from jointopt.data import load
-    from jointopt.federated import Task
+    from jointopt.federated import OnlineTask, Task
     from jointopt.study import train as run_training
+    from jointopt.system import AerialSystem
 
     dataset = load(data or "digits", folder)
     among = None
@@ -369,13 +323,18 @@ def _train_federated(
             note = "note: the generator learns from the samples that devices hold; --share keeps a public part for it"
             err.print(note, highlight=False, soft_wrap=True)
     # before the generator: what does not fit is said before the wait
-    task = Task.for_system(
-        system, data=dataset, network=network, alpha=0.5 if alpha is None else alpha, seed=seed, among=among
-    )
-    total = rounds or system.bound.rounds
+    task: Task
+    if isinstance(system, AerialSystem):
+        task, most = OnlineTask.for_system(system, data=dataset, network=network, seed=seed), system.area.slots
+    else:
+        task = Task.for_system(
+            system, data=dataset, network=network, alpha=0.5 if alpha is None else alpha, seed=seed, among=among
+        )
+        most = system.bound.rounds
+    total = rounds or most
     if maker is not None:
         how = {**how, "generator": make(kind, dataset, cache=cache, share=share, progress=True)}
-    with _progress("training", total) as step:
+    with progress("training", total) as step:
         result = run_training(
             chosen,
             task,
@@ -385,11 +344,12 @@ def _train_federated(
             callback=lambda row: step(_row(row)),
             **{**_as_assumed(saved), **{name: value for name, value in how.items() if value is not None}},
         )
-    _print(result.summary())
+    show(result.summary())
     if json is not None:
-        _written(result.save(json))
+        written(result.save(json))
     if plot is not None:
-        _save_figure(_plots().accuracy({str(saved.get("method", "decision")): [result]}), plot)
+        runs = {str(saved.get("method", "decision")): [result]}
+        save_figure(plots().online(runs) if task.online else plots().accuracy(runs), plot)
     return result.status
 
 
@@ -433,17 +393,17 @@ def _carry_out(
     if network is None:
         err.print(f"interrupted; {made['kept']}", highlight=False)
         return "interrupted"
-    with _progress("carrying out", len(system)) as step:
+    with progress("carrying out", len(system)) as step:
         carried = carry_out(chosen, network, inputs, system=system, progress=lambda done, total: step())
     settings = {**carried.settings, **made, "problem": saved.get("problem"), "method": saved.get("method")}
     carried = dataclasses.replace(carried, settings=settings)
-    _print(carried.summary())
+    show(carried.summary())
     if settings["inputs_per_inference"] > 1:
-        _print(f"bits are per input; one inference of the scenario has {settings['inputs_per_inference']} inputs")
+        show(f"bits are per input; one inference of the scenario has {settings['inputs_per_inference']} inputs")
     if json is not None:
-        _written(carried.save(json))
+        written(carried.save(json))
     if plot is not None:
-        _save_figure(_plots().carried_out(carried), plot)
+        save_figure(plots().carried_out(carried), plot)
     return "completed"
 
 
@@ -452,6 +412,7 @@ def _autoencoder(
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Train (or take from the cache) the autoencoder, once the decision is known to fit it."""
     from jointopt.data import load
+    from jointopt.demonstration import trained_autoencoder
     from jointopt.inference import autoencoder
     from jointopt.study import carry_out
 
@@ -459,25 +420,11 @@ def _autoencoder(
     images = load(data, folder).train_inputs[:1].flatten(1)
     # tried untrained on a black image: what is wrong with the decision is said before the wait
     carry_out(chosen, autoencoder(images.shape[1], seed, input_levels=255), 0.0 * images, system=system)
-    trained = _trained(data, seed, epochs, folder, cache)
+    trained = trained_autoencoder(data, seed, epochs, folder, cache)
     if trained.status == "interrupted":
         kept = "give --cache to go on from here another time" if cache is None else f"kept in {cache}"
         return None, None, {"kept": kept}
     return trained.network, trained.test_inputs, {"data": data, "seed": seed, "epochs": len(trained.losses)}
-
-
-def _trained(data: str, seed: int, epochs: int | None, folder: Path | None, cache: Path | None) -> Any:
-    from jointopt.inference import train_autoencoder
-
-    with _progress("training the autoencoder", 1) as step:
-        return train_autoencoder(
-            data,
-            seed,
-            cache=cache,
-            folder=folder,
-            epochs=epochs,
-            progress=lambda done, total, loss: step(f"training the autoencoder, loss {loss:.4f}", total),
-        )
 
 
 def _sentence_encoder(
@@ -539,19 +486,19 @@ def generator(
     try:
         made = make(kind, dataset, cache=cache, progress=True, callback=lambda step, *_: done.append(step), **options)
     except KeyboardInterrupt as stop:
-        err.print(_escape(str(stop) or "interrupted"), highlight=False, soft_wrap=True)
+        err.print(escape(str(stop) or "interrupted"), highlight=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     which = f"steps {done[0]} to {done[-1]} " if done else ""
     took = f"taken from {path}" if known else f"{which}in {wall:.1f} s ({processor:.1f} s of processor time): {path}"
-    _print(f"{made!r}: {took}")
-    _print(f"{made.operations_per_sample:.4g} operations per sample, fingerprint {made.fingerprint}")
+    show(f"{made!r}: {took}")
+    show(f"{made.operations_per_sample:.4g} operations per sample, fingerprint {made.fingerprint}")
     if quality:
-        _print(judge(made, dataset, seed=seed, progress=True).summary())
+        show(judge(made, dataset, seed=seed, progress=True).summary())
     if plot is not None:
         from jointopt.plot.samples import samples as draw
 
-        _save_figure(draw(made, dataset, per_class=8 if samples is None else samples, seed=seed), plot)
+        save_figure(draw(made, dataset, per_class=8 if samples is None else samples, seed=seed), plot)
 
 
 @app.command("list")
@@ -594,7 +541,7 @@ def list_() -> None:
     }
     for name, make in systems.NETWORKS.items():
         section = make()
-        networks.add_row(name, str(section.layers), f"{section.parameters.sum():.0f}", _escape(real.get(name, "-")))
+        networks.add_row(name, str(section.layers), f"{section.parameters.sum():.0f}", escape(real.get(name, "-")))
     out.print(data, networks, _training_parts())
 
 
@@ -632,7 +579,7 @@ def _fashion() -> str:
     try:
         load("fashion-mnist")
     except DataError as error:
-        return _escape(f"missing: {error}")
+        return escape(f"missing: {error}")
     return "found"
 
 
@@ -667,7 +614,7 @@ def doctor() -> None:
         except importlib.metadata.PackageNotFoundError:
             version = "[yellow]not installed[/]"
             missing += "extra" not in purpose
-        table.add_row(package, version, _escape(purpose))
+        table.add_row(package, version, escape(purpose))
     out.print(table)
     out.print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}", highlight=False)
     try:
@@ -697,335 +644,16 @@ def demo(
 ) -> None:
     """Show the whole path: scenario, certified decision, baselines, carrying out on real data, plots."""
     from jointopt import problems
-    from jointopt.system import InferenceSystem, System
+    from jointopt.demonstration import demonstrate
 
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds: {rounds} must be at least 1")
     started = time.perf_counter()
     kind = problems.get(design)
-    shows = {System: _demo_training, InferenceSystem: _demo_inference}
-    show = shows.get(kind.system_type, _demo_solving)
-    status = show(kind, folder, devices, seed, rounds, iterations)
+    status = demonstrate(kind, folder, devices, seed, rounds, iterations)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
     out.print(f"done in {time.perf_counter() - started:.0f} s", highlight=False)
-
-
-def _options(methods: list[str], seed: int, iterations: int) -> dict[str, dict[str, Any]]:
-    return {name: {"seed": seed} | ({"iterations": iterations} if name == "bayesian" else {}) for name in methods}
-
-
-def _demo_training(
-    kind: Any, folder: Path, devices: int | None, seed: int, rounds: int | None, iterations: int | None
-) -> str:
-    """Federated learning: train under every method's decision."""
-    from jointopt import solvers
-    from jointopt.augmentation import generator as make_generator
-    from jointopt.federated import Task
-    from jointopt.study import best_method, compare, task_system
-
-    devices = 20 if devices is None else devices
-    task = Task.make(data="digits", network="mlp", devices=devices, alpha=0.5, seed=seed)
-    system = task_system(kind, task, seed)
-    problem = kind(system)
-    options: dict[str, Any] = {}
-    if any(v.name == "augmentation_level" for v in problem.variables):
-        # the light one: a demo does not wait for a diffusion model
-        options["generator"] = make_generator("gaussian", task.data)
-    out.rule(f"{kind.name}: {devices} devices, digits, {task.parameters + task.unpruned_parameters} parameters")
-
-    methods = list(solvers.methods(problem))
-    with _progress("solving and training", 2 * len(methods)) as step:
-        comparison = compare(
-            problem,
-            task,
-            methods=methods,
-            seeds=[seed],
-            rounds=rounds,
-            solve_options=_options(methods, seed, 40 if iterations is None else iterations),
-            train_options=options,
-            folder=folder / "runs",
-            report=lambda line: step(line.split(":")[0][:40]),
-        )
-    name = best_method(problem)
-    best = comparison.results[name]
-    _print(best.summary())
-    if best.decision is not None:
-        _print(str(best.explain()))
-    _print_comparison(comparison)
-    _explain_table(comparison)
-    if name in comparison.runs:
-        _print_bound(comparison, name)
-    _written(best.save(folder / "decision.json"))
-    plots = _plots()
-    labels = comparison.labels(plots.LABELS)
-    done = max(len(run.rows) for runs in comparison.runs.values() for run in runs)
-    if best.decision is not None:
-        _save_figure(plots.decision(best), folder / "decision.png")
-    _save_figure(plots.convergence(comparison.results, title="Best value found by each method"), folder / "methods.png")
-    title = f"digits, {devices} devices, {done} rounds, one seed"
-    for against, mark in (("energy", comparison.equal_energy), ("delay", comparison.equal_delay)):
-        figure = plots.accuracy(comparison.runs, against=against, mark=mark, labels=labels, title=title)
-        _save_figure(figure, folder / f"accuracy-{against}.png")
-    return "completed"
-
-
-def _demo_inference(
-    kind: Any, folder: Path, devices: int | None, seed: int, rounds: int | None, iterations: int | None
-) -> str:
-    """Split inference: train an autoencoder, choose, carry out, sweep the budgets."""
-    from jointopt import solvers, study
-    from jointopt.inference import output_distortion
-
-    # ratios per layer are chosen for one device
-    layered = any(v.axis == "layer" for v in kind(kind.sample(seed=seed)).variables)
-    devices = (1 if layered else 4) if devices is None else devices
-    trained = _trained("digits", seed, rounds, None, folder / "network")
-    if trained.status == "interrupted":
-        err.print(f"interrupted; the next call goes on from what is kept in {folder / 'network'}", highlight=False)
-        return "interrupted"
-    network, images = trained.network, trained.test_inputs
-    problem = kind(study.inference_system(network, devices, seed))
-    section = problem.system.network
-    many = f"{devices} device{'s' if devices > 1 else ''}"
-    out.rule(f"{kind.name}: {many}, {network.name} on digits, {section.parameters.sum():.0f} weights")
-
-    methods = list(solvers.methods(problem))
-    options = _options(methods, seed, 10 if iterations is None else iterations)
-    results, carried = {}, {}
-    with _progress("solving and carrying out", 2 * len(methods)) as step:
-        for name in methods:
-            results[name] = solvers.solve(problem, method=name, **options[name])
-            step(name)
-            if results[name].decision is not None:
-                carried[name] = study.carry_out(results[name], network, images)
-            step(name)
-    name = study.best_method(problem)
-    best = results[name]
-    _print(best.summary())
-    if best.decision is not None:
-        _print(str(best.explain()))
-    _print_carried(results, carried)
-    if name in carried:
-        _print(carried[name].summary())
-        _print_looseness(carried[name])
-    _print_raw(network)
-
-    plots = _plots()
-    _written(best.save(folder / "decision.json"))
-    if name in carried:
-        _written(carried[name].save(folder / "carried-out.json"))
-        _save_figure(plots.decision(best), folder / "decision.png")
-        _save_figure(plots.carried_out(carried[name]), folder / "carried-out.png")
-    # methods that search for what the certified one has already found are left out
-    swept = [m for m in methods if m == name or m not in solvers.METHODS]
-    total = 2 * len(SWEPT) * len(swept)
-    with _progress("sweeping budgets", total) as step:
-        for field in ("delay_budget", "energy_budget"):
-            frame = study.sweep(
-                problem, field, SWEPT, methods=swept, seed=seed, report=lambda line: step(line.split(":")[0])
-            )
-            title = f"{network.name} on digits, {many}"
-            figure = plots.tradeoff(frame, field, ylabel="bound on the output distortion (mean)", log=True, title=title)
-            _save_figure(figure, folder / f"{field.replace('_', '-')}.png")
-    _save_figure(plots.splits(study.split_values(problem)), folder / "splits.png")
-    measured = output_distortion(network, images, [0.05, *(i / 10 for i in range(1, 10)), 0.95], calibration=8)
-    _save_figure(plots.distortion(measured, network=section), folder / "distortion.png")
-    return "completed"
-
-
-def _demo_solving(
-    kind: Any, folder: Path, devices: int | None, seed: int, rounds: int | None, iterations: int | None
-) -> str:
-    """What cannot be carried out yet: solve by every method but the local search, and compare."""
-    from jointopt import solvers
-
-    if rounds is not None:
-        raise InputError(f"--rounds: '{kind.name}' is solved here, not trained")
-    problem = kind(kind.sample(devices=devices, seed=seed))
-    out.rule(f"{kind.name}: {problem.system}")
-    # the local search takes minutes and proves nothing
-    methods = [name for name in solvers.methods(problem) if name != "nlp"]
-    options = _options(methods, seed, 40 if iterations is None else iterations)
-    results = {}
-    with _progress("solving", len(methods)) as step:
-        for name in methods:
-            results[name] = solvers.solve(problem, method=name, **options[name])
-            step(name)
-    best = min(results.values(), key=lambda r: float("inf") if r.value is None else r.value)
-    _print(best.summary())
-    _print_solved(results)
-    if best.decision is not None:
-        _written(best.save(folder / "decision.json"))
-        _save_figure(_plots().decision(best), folder / "decision.png")
-    return "completed"
-
-
-def _print_solved(results: dict[str, Any]) -> None:
-    from jointopt.report import text_table
-    from jointopt.units import format_si
-
-    rows = []
-    for name, result in results.items():
-        value = "-" if result.value is None else f"{result.value:.5g}"
-        gap = "-" if result.gap is None else f"{result.gap:.0e}"
-        rows.append([name, result.status, value, gap, format_si(result.seconds, "s")])
-    out.rule("what each method promises; there is no training for this design yet")
-    _print(text_table(rows, ["method", "status", "value", "certified within", "solved in"]))
-
-
-def _print_carried(results: dict[str, Any], carried: dict[str, Any]) -> None:
-    from jointopt.report import text_table
-    from jointopt.units import format_si
-
-    rows = []
-    qualities = list(next(iter(carried.values())).quality) if carried else []
-    for name, result in results.items():
-        report = carried.get(name)
-        real = ["-"] * (3 + len(qualities))
-        if report is not None:
-            real = [
-                f"{report.pruning_ratio.mean():.4f}",
-                " ".join(f"{s:.0f}" for s in report.split[:6]) + (" .." if len(report) > 6 else ""),
-                f"{report.output_distortion.mean():.3g}",
-                *(f"{values.mean():.4g}" for values in report.quality.values()),
-            ]
-        gap = "-" if result.gap is None else f"{result.gap:.0e}"
-        value = "-" if result.value is None else f"{result.value:.5g}"
-        rows.append([name, result.status, value, gap, format_si(result.seconds, "s"), *real])
-    header = ["method", "status", "bound", "certified within", "solved in"]
-    header += ["mean ratio", "splits", "distortion", *(f"mean {quality}" for quality in qualities)]
-    out.rule("bound promised; on test images: distortion, quality")
-
-    _print(text_table(rows, header))
-    if any(result.status == "infeasible" for result in results.values()):
-        _print("A method whose status is infeasible exceeds a budget; it is carried out to show what that would buy.")
-
-
-def _print_looseness(report: Any) -> None:
-    import numpy as np
-
-    moved = report.output_distortion_max > 0
-    if moved.any() and np.isfinite(report.bound).all():
-        holds = bool(np.all(report.output_distortion_max <= report.bound))
-        loose = float(np.min(report.bound[moved] / report.output_distortion_max[moved]))
-        _print(
-            f"The bound {'holds' if holds else 'is BROKEN'} on all {report.inputs} images; it is at least {loose:.1e} "
-            "times what was measured: a guide for choosing, not a forecast."
-        )
-
-
-def _print_raw(network: Any) -> None:
-    """Say where the raw input is so small that splitting inside saves nothing on the uplink."""
-    bits = network.profile()["cut_bits"]
-    inner = min(bits[1:-1], default=0.0)
-    if bits[0] <= inner:
-        _print(
-            f"One raw input has {bits[0]:.0f} bit, every intermediate tensor at least {inner:.0f} bit: a split inside "
-            "the network sends more than the raw input, and pays only by what the server need not compute."
-        )
-
-
-def _print_comparison(comparison: Any) -> None:
-    from jointopt.report import text_table
-    from jointopt.units import format_si
-
-    def percent(value: float) -> str:
-        return "-" if value != value else f"{100 * value:.1f} %"
-
-    frame = comparison.to_pandas()
-    selecting = any(r.decision is not None and "selected" in r.decision for r in comparison.results.values())
-    promises, training = [], []
-    for name, result in comparison.results.items():
-        value = "-" if result.evaluation is None else f"{float(result.evaluation.objective):.5g}"
-        taking = []
-        if selecting:
-            taking = ["-" if result.decision is None else f"{(result.decision['selected'] > 0.5).sum():.0f}"]
-        promises.append(
-            [
-                name,
-                value,
-                "-" if result.gap is None else f"{result.gap:.0e}",
-                format_si(result.seconds, "s"),
-                *taking,
-                "no decision" if result.decision is None else comparison.broken(name) or "kept",
-            ]
-        )
-    for name, row in frame.iterrows():
-        training.append(
-            [
-                str(name),
-                format_si(row["energy_per_round"], "J"),
-                format_si(row["delay_per_round"], "s"),
-                percent(row["accuracy_equal_energy"]),
-                percent(row["accuracy_equal_delay"]),
-                percent(row["accuracy_final"]),
-            ]
-        )
-    out.rule("what each method promises")
-    header = ["method", "value", "certified within", "solved in", *(["selected"] * selecting), "budgets"]
-    out.print(text_table(promises, header), highlight=False, soft_wrap=True)
-    out.rule("what training on real data shows: test accuracy")
-    header = ["method", "energy/round", "delay/round", "equal energy", "equal delay", "all rounds"]
-    out.print(text_table(training, header), highlight=False, soft_wrap=True)
-
-
-def _print_rounds(comparison: Any, name: str) -> None:
-    """Say after how many rounds the target was reached, and how many were predicted."""
-    result, run = comparison.results[name], comparison.runs[name][0]
-    aim = float(result.problem.system.target.gradient_norm)
-    reached = run.reached(gradient_norm=aim)
-    measured = f"not reached in {len(run.rows)}" if reached is None else f"reached after {reached.round}"
-    out.print(
-        f"A mean ||grad F||^2 of {aim:.3g}: predicted in {float(result.evaluation.quantities['rounds']):.0f} rounds by "
-        f"typical constants, {measured}.",
-        highlight=False,
-    )
-
-
-def _print_bound(comparison: Any, name: str) -> None:
-    from jointopt.models.convergence import average_gradient_bound
-
-    result, rows = comparison.results[name], comparison.runs[name][0].rows
-    norms = [row["gradient_norm_squared"] for row in rows if row["gradient_norm_squared"] is not None]
-    if not norms:
-        return
-    quantities, constants = result.evaluation.quantities, result.problem.system.bound
-    if "rounds" in quantities:
-        _print_rounds(comparison, name)
-        return
-    # the rounds really trained, which may not be those of the scenario
-    bound = float(
-        average_gradient_bound(
-            quantities["gap"],
-            quantities["contraction"],
-            constants.initial_gap,
-            constants.learning_rate,
-            float(len(rows)),
-        )
-    )
-    mean = sum(norms) / len(norms)
-    where = ""
-    if "generalization" in result.evaluation.parts:
-        where = " (measured on the training samples, bounded for unseen ones)"
-    out.print(
-        f"Mean ||grad F||^2 of {name} over the rounds: {mean:.3g} measured, at most {bound:.4g} by the bound with the "
-        f"default constants ({bound / mean:,.0f} times looser: a guide for choosing, not a forecast){where}.",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _explain_table(comparison: Any) -> None:
-    from jointopt.units import format_si
-
-    out.print(
-        f"Equal energy is {format_si(comparison.equal_energy, 'J', 4)}, equal delay "
-        f"{format_si(comparison.equal_delay, 's', 4)}: what the cheapest method spent in all its rounds. A method with "
-        "broken budgets is not allowed to run; it is trained to show what breaking the budgets would buy.",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 
 from jointopt import systems
 from jointopt.errors import InputError
+from jointopt.models import mobility
 from jointopt.system import AerialSystem, AirLink, Area, Learner, OnlineBound, Quantity, Sensing, Vehicles
 
 MEANS = [[[100.0, 100.0], [300.0, 300.0]], [[500.0, 500.0], [700.0, 120.0]]]
@@ -241,3 +242,27 @@ def test_sampled_systems():
     for bad in ({"data": "x"}, {"devices": 0}, {"seed": -1}, {"tightness": 0.0}, {"slots": 0}):
         with pytest.raises(InputError):
             systems.aerial(**bad)
+
+
+def test_shared_places():
+    own, shared = (systems.aerial(devices=4, seed=3, slots=5, shared_places=each) for each in (False, True))
+    np.testing.assert_array_equal(shared.sensing.class_means, np.repeat(own.sensing.class_means[:1], 4, axis=0))
+    np.testing.assert_array_equal(shared.class_mix, np.repeat(own.class_mix[:1], 4, axis=0))
+    # all else is drawn alike
+    for name in ("start", "speed_max", "frequency", "power"):
+        np.testing.assert_array_equal(getattr(own.vehicles, name), getattr(shared.vehicles, name))
+    np.testing.assert_array_equal(own.sensing.samples_max, shared.sensing.samples_max)
+    with pytest.raises(InputError, match="shared_places: must be True or False, got 1"):
+        systems.aerial(shared_places=1)
+
+
+def test_energy_of_flying():
+    s = systems.aerial(devices=3, seed=0, slots=4)
+    still = s.flown(np.repeat(s.vehicles.start[:, None], 4, axis=1))
+    hovering = mobility.rotary_wing_power(0.0) * s.area.slot
+    np.testing.assert_allclose(still.flight_energy, hovering)
+    way = np.concatenate([s.vehicles.start[:, None], s.trajectory], axis=1)
+    for u in range(3):
+        for t in range(4):
+            speed = np.hypot(*(way[u, t + 1] - way[u, t])) / s.area.slot
+            assert s.flight_energy[u, t] == pytest.approx(mobility.rotary_wing_power(speed) * s.area.slot)

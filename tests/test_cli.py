@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import scipy.special as sc
 
-from jointopt import cli, solvers
+from jointopt import cli, demonstration, solvers
 from jointopt._version import __version__
 from jointopt.errors import InputError
 from jointopt.inference import autoencoder
@@ -1039,7 +1039,7 @@ def test_demo_of_a_selection(run: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("design", ["coinference", "coinference-layers"])
 def test_demo_of_split_inference(run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, design: str) -> None:
-    monkeypatch.setattr(cli, "SWEPT", (1.0, 2.0))
+    monkeypatch.setattr(demonstration, "SWEPT", (1.0, 2.0))
     folder = tmp_path / "demo"
     arguments = ["--rounds", 1, "--devices", min(2, DEVICES[design]), "--iterations", 1, "--out", folder]
     status, out, err = run("demo", design, *arguments)
@@ -1056,23 +1056,55 @@ def test_demo_of_split_inference(run: Cli, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("design", ["aerial", "aerial-trajectory"])
-def test_demo_and_no_training_in_the_air(run: Cli, tmp_path: Path, design: str) -> None:
+def test_demo_in_the_air(run: Cli, tmp_path: Path, design: str) -> None:
     folder = tmp_path / "demo"
-    status, out, err = run("demo", design, "--devices", 2, "--out", folder)
+    status, out, err = run("demo", design, "--devices", 2, "--rounds", 6, "--iterations", 5, "--out", folder)
     assert status == 0, err
     problem, _, saved = load_result(folder / "decision.json")
     assert (problem.name, saved["status"]) == (design, "optimal")
+    assert problem.system.area.slots == 6
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.split()}
     for method in solvers.methods(problem):
         assert (method in rows) is (method != "nlp"), method
     # the best is shown first
     assert out.index(f"{design}, method {saved['method']}: optimal") < out.index("certified within")
-    assert (folder / "decision.png").read_bytes().startswith(b"\x89PNG")
-    status, _, err = run("demo", design, "--rounds", 2, "--out", folder)
-    is_one_block(status, err, "--rounds: ")
-    status, out, err = run("train", "--decision", folder / "decision.json")
-    is_one_block(status, err, "about learning in the air; there is no training for that")
+    for name in ("decision", "map", "classes", "online"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+    assert (folder / "flight.gif").read_bytes().startswith(b"GIF89a")
+
+
+def test_fly_decide_train_in_the_air(run: Cli, tmp_path: Path) -> None:
+    ways, decision, trained = (tmp_path / f"{name}.json" for name in ("ways", "decision", "run"))
+    assert run("solve", "aerial-trajectory", "--devices", 3, "--json", ways)[0] == 0
+    status, out, err = run("train", "--decision", ways)
+    is_one_block(status, err, "says where to fly")
+    assert "jointopt solve aerial --scenario" in err
     assert out == ""
+    assert run("solve", "aerial", "--scenario", ways, "--json", decision)[0] == 0
+    problem, found, _ = load_result(ways)
+    assert strict(decision)["scenario"]["flight"]["trajectory"] == problem.after(found).trajectory.tolist()
+    status, out, err = run(
+        "train", "--decision", decision, "--rounds", 12, "--json", trained, "--plot", tmp_path / "run.png"
+    )
+    assert status == 0, err
+    assert "12 of 12 rounds of fedavg on digits" in out
+    assert "kept by every device" in out
+    rows = strict(trained)["rows"]
+    assert [row["slot"] for row in rows] == list(range(12))
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    for option, value, words in (
+        ("--alpha", 0.3, "--alpha: what vehicles see follows from their places"),
+        ("--rounds", 21, "rounds: a round is a slot, of which the scenario has 20"),
+        ("--clock", "asynchronous", "clock: 'asynchronous'"),
+        ("--generator", "gaussian", "--generator: "),
+    ):
+        status, out, err = run("train", "--decision", decision, option, value)
+        is_one_block(status, err, words)
+        assert out == ""
+    one = tmp_path / "one.json"
+    solvers.solve(DESIGNS["aerial"](problem.after(found), slot=4)).save(one)
+    status, out, err = run("train", "--decision", one)
+    is_one_block(status, err, "is of slot 4 alone")
 
 
 # ------------------------------------------------------------------ as a process of its own
