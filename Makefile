@@ -96,11 +96,13 @@ results: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --design feel --data digits --sizes 4 40 --batch 0 --rounds 150 --seeds 5
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_coinference.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_feddpq.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_aerial.py
 
 results-short: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --short --out out/results
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --short --design feel --seeds 1 --out out/results
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_feddpq.py --short --out out/results
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_aerial.py --short --out out/results
 
 bench: $(STAMP)
 	@for script in benchmarks/bench_*.py; do \
