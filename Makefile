@@ -97,6 +97,8 @@ results: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_coinference.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_feddpq.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_aerial.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_designs.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_designs.py --data digits --batch 0
 
 results-short: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --short --out out/results

@@ -2,6 +2,7 @@
 
 from jointopt.plot.aerial import class_mixes, online
 from jointopt.plot.augmentation import energies_to_target, gradient_gaps, levels
+from jointopt.plot.designs import designs
 from jointopt.plot.figures import LABELS, accuracy, convergence, decision
 from jointopt.plot.flights import animate, flights, save_animation
 from jointopt.plot.fronts import fronts
@@ -18,6 +19,7 @@ __all__ = [
     "class_mixes",
     "convergence",
     "decision",
+    "designs",
     "distortion",
     "energies_to_target",
     "flights",

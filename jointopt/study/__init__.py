@@ -2,6 +2,7 @@
 
 from jointopt.study.calibration import Calibration, calibrate
 from jointopt.study.comparison import Comparison, compare
+from jointopt.study.designs import DesignComparison, SharedScenario, compare_designs, shared_scenario
 from jointopt.study.forecast import Forecast
 from jointopt.study.front import Front, compare_fronts
 from jointopt.study.inference import carry_out, inference_system, inputs_per_inference
@@ -16,13 +17,16 @@ from jointopt.study.training import task_system, train
 __all__ = [
     "Calibration",
     "Comparison",
+    "DesignComparison",
     "Forecast",
     "Front",
     "Prediction",
+    "SharedScenario",
     "best_method",
     "calibrate",
     "carry_out",
     "compare",
+    "compare_designs",
     "compare_fronts",
     "inference_system",
     "inputs_per_inference",
@@ -31,6 +35,7 @@ __all__ = [
     "load_result",
     "load_scenario",
     "pareto",
+    "shared_scenario",
     "split_values",
     "sweep",
     "task_system",
