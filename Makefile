@@ -97,6 +97,7 @@ results: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_coinference.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_feddpq.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_aerial.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_relatives.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_designs.py
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_designs.py --data digits --batch 0
 
@@ -105,6 +106,7 @@ results-short: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results.py --short --design feel --seeds 1 --out out/results
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_feddpq.py --short --out out/results
 	OMP_NUM_THREADS=1 $(PY) benchmarks/results_aerial.py --short --out out/results
+	OMP_NUM_THREADS=1 $(PY) benchmarks/results_designs.py --short --seeds 1 --out out/results
 
 bench: $(STAMP)
 	@for script in benchmarks/bench_*.py; do \

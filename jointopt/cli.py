@@ -167,7 +167,8 @@ def train(
     decision: Annotated[Path, typer.Option(help="Result of 'jointopt solve --json'.")],
     data: Annotated[str | None, typer.Option(help="Data set (digits).")] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Rounds (those of the scenario's bound); epochs of an autoencoder (its own).")
+        int | None,
+        typer.Option(help="Rounds (the scenario's, or its slots); epochs of an autoencoder (its own)."),
     ] = None,
     network: Annotated[
         str | None, typer.Option(help="A network of 'jointopt list' (the one of the scenario's sizes).")
@@ -175,10 +176,14 @@ def train(
     alpha: Annotated[float | None, typer.Option(help="Dirichlet concentration of the partition (0.5).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of partition, start, batches, channels and quantizer.")] = 0,
     learning_rate: Annotated[float | None, typer.Option(help="Step size (that of the scenario's bound).")] = None,
-    algorithm: Annotated[str | None, typer.Option(help="fedsgd (default), fedavg, fedprox:proximal=0.1, ...")] = None,
-    local_steps: Annotated[int | None, typer.Option(help="Local steps a round (1).")] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="fedsgd (default; in the air fedavg), fedprox:proximal=0.1.")
+    ] = None,
+    local_steps: Annotated[int | None, typer.Option(help="Local steps a round (1; in the air the bound's).")] = None,
     pruner: Annotated[str | None, typer.Option(help="magnitude (default), channel-magnitude, gmp:every=5, ...")] = None,
-    codec: Annotated[str | None, typer.Option(help="uniform (default), qsgd, sign, ternary:density=0.01, raw.")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="uniform (default; in the air qsgd), sign, ternary:density=0.01, raw.")
+    ] = None,
     aggregation: Annotated[str | None, typer.Option(help="received, unbiased or holders.")] = None,
     attendance: Annotated[
         float | None, typer.Option(help="Probability that a device joins a round (the scenario's, or 1).")
@@ -248,6 +253,7 @@ def train(
         err.print("note: this decision exceeds some budgets (its status is 'infeasible')", highlight=False)
     if federated:
         maker = (generator or "diffusion", cache or GENERATORS_FOLDER, share or 1.0) if synthetic else None
+        how = {**_as_assumed(decision, saved), **{name: value for name, value in how.items() if value is not None}}
         status = _train_federated(
             chosen, system, saved, data, rounds, network, alpha, seed, how, maker, folder, json, plot
         )
@@ -342,7 +348,7 @@ def _train_federated(
             rounds=rounds,
             seed=seed,
             callback=lambda row: step(_row(row)),
-            **{**_as_assumed(saved), **{name: value for name, value in how.items() if value is not None}},
+            **how,
         )
     show(result.summary())
     if json is not None:
@@ -360,12 +366,11 @@ def _makes_samples(chosen: Any, system: Any) -> bool:
     return bool(system.augmented(chosen["augmentation_level"]).devices.samples.sum() > system.devices.samples.sum())
 
 
-def _as_assumed(saved: dict[str, Any]) -> dict[str, Any]:
+def _as_assumed(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
     """Options of training with which a saved decision's design is carried out as its bound assumes."""
-    from jointopt.problems import DESIGNS
+    from jointopt.study import load_result
 
-    kind = DESIGNS.get(str(saved.get("problem")))
-    return {} if kind is None else dict(kind.training)
+    return dict(load_result(path)[0].training) if "problem" in saved else {}
 
 
 def _carry_out(

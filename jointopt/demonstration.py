@@ -184,11 +184,16 @@ def _demo_aerial(
         for name in methods:
             results[name] = solvers.solve(problem, method=name, **options[name])
             step(name)
-            if results[name].decision is not None:
+            stopped = results[name].status == "interrupted"
+            if results[name].decision is not None and not stopped:
                 flown = problem.after(results[name].decision)
                 decided = results[name] if kind is problems.Aerial else solvers.solve(problems.Aerial(flown))
                 if decided.decision is not None:
                     runs[name] = study.train(decided, OnlineTask.for_system(flown, seed=seed), seed=seed)
+                    stopped = runs[name].status == "interrupted"
+            if stopped:
+                err.print("interrupted; nothing was written", highlight=False)
+                return "interrupted"
             step(name)
     best = min(results.values(), key=lambda r: float("inf") if r.value is None else r.value)
     show(best.summary())

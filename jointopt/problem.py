@@ -764,9 +764,12 @@ class Problem(ABC):
     """Quantities that the system limits for every device, to the fields that hold the limits."""
     overlooks: ClassVar[tuple[str, ...]] = ()
     """What neither the objective nor the constraints depend on, in the words of `jointopt.study.designs.OVERLOOKED`."""
-    training: ClassVar[Mapping[str, Any]] = {}
-    """Options with which `jointopt.federated.train` carries a decision out as the design's bound assumes."""
     system: Any
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """Options with which `jointopt.federated.train` carries a decision out as the design's bound assumes."""
+        return {}
 
     @classmethod
     def sample(

@@ -22,7 +22,7 @@ from torch import Tensor
 from jointopt.errors import InputError, is_real, is_whole
 from jointopt.federated.streams import number
 from jointopt.federated.synthetic import sampled
-from jointopt.federated.task import Losses, Task
+from jointopt.federated.task import Losses, Task, fixed_data
 from jointopt.federated.threads import torch_threads
 from jointopt.system import FloatArray
 
@@ -98,6 +98,7 @@ def gradient_gaps(
     threads: int | None = 1,
 ) -> ClassGradientGaps:
     """Measure the gaps that `measure_augmentation` sums up; same arguments and errors."""
+    fixed_data(task, "gradient_gaps")
     if not (is_whole(rounds) and rounds >= 1):
         raise InputError(f"measure_augmentation: rounds must be a whole number of at least 1, found {rounds!r}")
     if not (is_real(learning_rate) and math.isfinite(learning_rate) and learning_rate > 0.0):
@@ -225,6 +226,7 @@ def measure_augmentation(
         An argument is out of its range, the generator was made for other data, the task is augmented already, or the
         warm-up diverges.
     """
+    fixed_data(task, "measure_augmentation")
     gaps = gradient_gaps(
         task,
         generator,

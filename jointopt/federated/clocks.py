@@ -215,6 +215,7 @@ class Tiers(Clock):
 
     A device belongs to the fastest tier whose period, ``period x seconds``, its planned delay fits into. Within a
     tier all start together, so fast devices are not held back by slow ones and none is ever stale within its tier.
+    A device that fits into no tier is refused, or where not `strict` takes as many turns of the slowest as it needs.
 
     Raises
     ------
@@ -225,7 +226,9 @@ class Tiers(Clock):
 
     name = "tiers"
 
-    def __init__(self, seconds: float = 1.0, periods: Sequence[int] = (1, 2, 4, 8)) -> None:
+    def __init__(self, seconds: float = 1.0, periods: Sequence[int] = (1, 2, 4, 8), strict: bool = True) -> None:
+        if not isinstance(strict, bool):
+            raise InputError(f"clock: strict must be True or False, found {strict!r}")
         if not (is_real(seconds) and math.isfinite(seconds) and seconds > 0.0):
             raise InputError(f"clock: seconds must be finite and above 0, found {seconds!r}")
         if not isinstance(periods, Sequence):
@@ -233,11 +236,11 @@ class Tiers(Clock):
         whole = all(is_whole(p) and p >= 1 for p in periods)
         if not (len(periods) and whole and all(a < b for a, b in pairwise(periods))):
             raise InputError(f"clock: periods must be rising whole numbers of at least 1, found {tuple(periods)!r}")
-        self.seconds, self.periods = float(seconds), tuple(int(p) for p in periods)
+        self.seconds, self.periods, self.strict = float(seconds), tuple(int(p) for p in periods), strict
 
     def check(self, delay: FloatArray) -> None:
-        """Refuse a device that fits into no tier."""
-        slow = delay > self.periods[-1] * self.seconds * (1.0 + _SLACK)
+        """Refuse a device that fits into no tier, where strict."""
+        slow = self.strict & (delay > self.periods[-1] * self.seconds * (1.0 + _SLACK))
         if np.any(slow):
             u = int(np.argmax(slow))
             raise InputError(
@@ -262,8 +265,10 @@ class Tiers(Clock):
         return Event(at * self.seconds, np.flatnonzero(due == at).astype(np.int64), at - tick)
 
     def frequency(self, delay: FloatArray) -> FloatArray:
-        """Return 1 / period."""
-        return 1.0 / self.period(delay)
+        """Return 1 / period, or less for a device that needs more than one turn."""
+        period = self.period(delay)
+        turns = np.maximum(np.ceil(delay / (period * self.seconds) * (1.0 - _SLACK)), 1.0)
+        return 1.0 / (period * turns)
 
 
 CLOCKS: Registry[Clock] = Registry("clock", Clock, Synchronous, Asynchronous, Buffered, Interval, Tiers)

@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from jointopt.errors import InputError, is_real, is_whole
-from jointopt.federated.task import Losses, Task
+from jointopt.federated.task import Losses, Task, fixed_data
 from jointopt.federated.threads import torch_threads
 from jointopt.federated.warmup import sample_variance
 from jointopt.models.generalization import entropy_cap
@@ -129,6 +129,7 @@ def measure_gradient_gaps(
     threads: int | None = 1,
 ) -> GradientGaps:
     """Measure the gaps that `measure_generalization` fits; same arguments and errors."""
+    fixed_data(task, "measure_gradient_gaps")
     if not (is_whole(rounds) and rounds >= 1):
         raise InputError(f"measure_generalization: rounds must be a whole number of at least 1, found {rounds!r}")
     if not (is_real(learning_rate) and math.isfinite(learning_rate) and learning_rate > 0.0):
@@ -281,6 +282,7 @@ def measure_generalization(
     InputError
         An argument is out of its range, a client has fewer than 3 samples, or the warm-up diverges.
     """
+    fixed_data(task, "measure_generalization")
     return measure_gradient_gaps(
         task,
         rounds=rounds,

@@ -125,6 +125,10 @@ class OnlineTask(Task):
         task.check(system)
         return task
 
+    def augmented(self, *args: Any, **options: Any) -> Task:
+        """Refuse: synthetic samples of what vehicles have not seen yet would have no place in their streams."""
+        raise InputError("task: an OnlineTask cannot be augmented; what vehicles hold changes from slot to slot")
+
     def __repr__(self) -> str:
         batch = "full batch" if self.batch_size is None else f"batches of {self.batch_size}"
         return (
@@ -141,7 +145,16 @@ class OnlineTask(Task):
         return np.cumsum(np.column_stack([system.vehicles.held, system.arrivals]), axis=1).astype(np.int64)
 
     def window(self, device: int, slot: int) -> slice:
-        """Return which of a vehicle's stream its buffer holds in a slot, from 0."""
+        """Return which of a vehicle's stream its buffer holds in a slot, from 0.
+
+        Raises
+        ------
+        InputError
+            For a vehicle or slot that does not exist.
+        """
+        for name, value, count in (("device", device, len(self)), ("slot", slot, self.system.area.slots)):
+            if not (is_whole(value) and 0 <= value < count):
+                raise InputError(f"{name}: {value!r} must be a whole number from 0 to {count - 1}")
         end = int(self._ends[device, slot + 1])
         return slice(max(0, end - int(self.system.sensing.buffer[device])), end)
 
@@ -151,7 +164,24 @@ class OnlineTask(Task):
 
     def buffer(self, device: int, slot: int) -> NDArray[np.int64]:
         """Return the training samples that a vehicle holds in a slot, from 0, by number in the data."""
-        return self.parts[device][self.window(device, slot)]
+        window = self.window(device, slot)
+        return self.parts[device][window]
+
+    @cached_property
+    def _first(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The training samples by the slot in which any vehicle first has them, and where each slot's begin."""
+        slots = self.system.area.slots
+        first = np.full(len(self.data.train_labels), slots + 1)
+        for part, ends in zip(self.parts, self._ends, strict=True):
+            # those held before the first slot belong to none
+            np.minimum.at(first, part, np.repeat(np.arange(-1, slots), np.diff(ends, prepend=0)))
+        order = np.argsort(first, kind="stable")
+        return order, np.searchsorted(first[order], np.arange(slots + 1))
+
+    def unseen(self, slot: int) -> NDArray[np.int64]:
+        """Return the training samples that no vehicle had before and one sees in a slot, from 0, by number."""
+        order, starts = self._first
+        return order[starts[slot] : starts[slot + 1]]
 
     def class_shares(self, slot: int) -> FloatArray:
         """Return the shares of the classes in every buffer in a slot, [devices, classes]; zeros where it is empty."""
@@ -175,13 +205,20 @@ class OnlineTask(Task):
                 "makes one that fits"
             )
         own = self.system
+        if system.sensing.classes != own.sensing.classes:
+            raise InputError(
+                f"task: is about {own.sensing.classes} classes, the scenario about {system.sensing.classes}; {cure}"
+            )
         if len(system) != len(own) or system.area.slots != own.area.slots:
             raise InputError(
                 f"task: is about {len(own)} vehicles in {own.area.slots} slots, the scenario about {len(system)} in "
                 f"{system.area.slots}; {cure}"
             )
         differ = np.any(own.class_yield != system.class_yield, axis=2) | (own.arrivals != system.arrivals)
-        differ |= ((own.sensing.buffer != system.sensing.buffer) | (own.vehicles.held != system.vehicles.held))[:, None]
+        before = (own.sensing.buffer != system.sensing.buffer) | (own.vehicles.held != system.vehicles.held)
+        # what is held before the first slot follows from the classes of the first
+        before |= (own.vehicles.held > 0.0) & np.any(own.class_mix[:, 0] != system.class_mix[:, 0], axis=1)
+        differ |= before[:, None]
         if np.any(differ):
             u, slot = (int(i) for i in np.argwhere(differ)[0])
             raise InputError(
@@ -228,6 +265,11 @@ def _drawn(rng: np.random.Generator, share: FloatArray, count: int) -> NDArray[n
     ).astype(np.int64)
 
 
+def _plain(decision: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a decision's values as NumPy arrays, tensors among them."""
+    return {k: np.atleast_1d(v.detach().cpu().numpy()) if isinstance(v, Tensor) else v for k, v in decision.items()}
+
+
 class OnlineWorld:
     """The scenes of the slots under a decision; `decision` is as carried out, its variables of shape [slots x devices].
 
@@ -256,14 +298,14 @@ class OnlineWorld:
         self.system, self.task = system, task
         self._shape = (system.area.slots, len(system))
         held = task.system.buffered.T > 0.0
-        values = self._values(decision)
+        values = self._values(_plain(decision))
         selected = values.get("selected", held.astype(np.float64))
         bits = level_bits(values["levels"])
         ratio, learner = values["pruning_ratio"], system.learner
         part = selected == 1.0
         self._refuse("selected", selected, ~np.isin(selected, (0.0, 1.0)), "must be 0 or 1")
         self._refuse("selected", selected, part & ~held, "takes part, but its buffer is empty")
-        beyond = (ratio < 0.0) | (ratio > learner.pruning_ratio_max + 1.0 / learner.parameters)
+        beyond = ~((ratio >= 0.0) & (ratio <= learner.pruning_ratio_max + 1.0 / learner.parameters))
         self._refuse("pruning_ratio", ratio, part & beyond, f"must lie in 0 .. {learner.pruning_ratio_max:g}")
         levels = values["levels"]
         self._refuse("levels", levels, part & (levels != np.rint(levels)), "must be a whole number")
@@ -326,19 +368,17 @@ class OnlineWorld:
             torch.from_numpy(task.buffer(u, slot) if part[u] else np.empty(0, dtype=np.int64))
             for u in range(len(system))
         )
-        fresh = [task.parts[u][task.fresh(u, slot)] for u in range(len(system))]
         return Scene(
             system=system.in_slot(slot),
             decision=Decision({**values, "bits": self._bits[slot], "power": system.vehicles.power}),
             rows=rows,
-            fresh=torch.from_numpy(np.concatenate(fresh)),
+            fresh=torch.from_numpy(task.unseen(slot)),
             class_mix=self._mix(rows),
             row={
                 "slot": slot,
                 "time": float(system.times[slot]),
                 "arrived": int(self._arrived[slot]),
                 "held": int(system.buffered[:, slot].sum()),
-                "taking_part": int(part.sum()),
                 "flight_energy": float(system.flight_energy[:, slot].sum()),
                 "cumulative_flight_energy": float(self._flown[slot]),
             },

@@ -185,8 +185,8 @@ class TrainingResult(Curve):
         0 and its ``time`` [s]; new samples that ``arrived`` and samples ``held``, of all vehicles; vehicles
         ``taking_part``; ``flight_energy`` and ``cumulative_flight_energy`` [J], which the energies above do not count;
         ``drift`` F_t(w_t) - F_{t-1}(w_t), from slot to slot where both were measured; ``arrival_accuracy`` of the
-        server's model on new samples before it learns from them; ``current_accuracy`` on the test data with the class
-        mix of those who take part.
+        server's model on the new samples that no vehicle had before, before it learns from them; ``current_accuracy``
+        on the test data with the class mix of those who are to take part.
     system : System or AerialSystem
         As given, before augmentation; that of the ledger is the one after it, or of the last slot.
     decision : Decision
@@ -286,7 +286,10 @@ class TrainingResult(Curve):
         if self.violations:
             lines.append(f"budgets broken   {self.violations} in all rounds (devices x budgets, booked costs)")
         else:
-            lines.append("budgets          kept by every device in every round (booked at the ergodic rate)")
+            rate = "" if ledger.system.radio.fading == "none" else " (booked at the ergodic rate)"
+            lines.append(f"budgets          kept by every device in every round{rate}")
+        if ledger.system.radio.fading == "none":
+            return "\n".join(lines)
         slow, costly = ledger.faded_delay_exceeded, ledger.faded_energy_exceeded
         worked = max(int(ledger.worked.sum()), 1)
         lines.append(

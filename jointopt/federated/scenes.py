@@ -32,7 +32,7 @@ class Scene:
     rows : tuple of int64 tensors
         For each device the training samples it holds, by number in the data; none for who does not take part.
     fresh : int64 tensor
-        The training samples that came new, of all devices.
+        The training samples that came new and that no device had before.
     class_mix : array [classes]
         Shares of the classes among the samples of those who take part; zeros where nobody does.
     row : mapping

@@ -6,6 +6,7 @@ as functions of one flat weight vector, which is all that training and measuring
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
 import os
@@ -266,6 +267,22 @@ class Task:
 
     __str__ = __repr__
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that is trained: data, who holds what, network, initial weights, loss."""
+        out = hashlib.blake2b(digest_size=16)
+        data = self.data
+        for tensor in (data.train_inputs, data.train_labels, data.test_inputs, data.test_labels):
+            out.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
+        for part in self.parts:
+            out.update(np.int64(len(part)).tobytes())
+            out.update(np.ascontiguousarray(part).view(np.uint8).data)
+        for values in (Layout.flatten(self.module), Layout.flatten_buffers(self.module)):
+            out.update(values.numpy().tobytes())
+        loss = f"{getattr(self.loss, '__module__', '')}.{getattr(self.loss, '__qualname__', type(self.loss))}"
+        out.update(f"{self.module!r}|{loss}|{self.batch_size}".encode())
+        return out.hexdigest()
+
     @property
     def name(self) -> str:
         """Name of the data set."""
@@ -407,9 +424,11 @@ class Task:
                 f"{fitting}{cure}"
             )
         if learner.header_bits < BUFFER_BITS * self.buffers + header:
+            least = BUFFER_BITS * self.buffers + header
             raise InputError(
                 f"task: {self.buffers} running statistics of the network travel with every payload, "
-                f"{BUFFER_BITS} bits each, but learner.header_bits is {learner.header_bits:g}; {cure}"
+                f"{BUFFER_BITS} bits each, but learner.header_bits is {learner.header_bits:g}, below {least:g}; "
+                f"{cure if header == 0.0 else 'set header_bits'}"
             )
         if self.batch_size != learner.batch_size:
             raise InputError(
@@ -431,6 +450,18 @@ class Task:
                 f"task: device {u} holds {held[u, label]} samples of class {label}, the scenario says "
                 f"{int(wanted[u, label])}; Task.for_system(system, ...) makes one that fits, {cure}"
             )
+
+
+def fixed_data(task: Task, what: str) -> None:
+    """Refuse a task whose devices hold other samples from round to round.
+
+    Raises
+    ------
+    InputError
+        For an `OnlineTask`; the message names `what` needs data that stay.
+    """
+    if getattr(task, "online", False):
+        raise InputError(f"{what}: needs data that stay as they are; an OnlineTask's change from slot to slot")
 
 
 def _module(network: str | nn.Module, data: Dataset, seed: int, options: dict[str, Any]) -> nn.Module:

@@ -50,10 +50,11 @@ from jointopt.federated.online import OnlineTask, OnlineWorld
 from jointopt.federated.outcome import Status, TrainingResult
 from jointopt.federated.plan import trainable
 from jointopt.federated.progress import progress_bar
-from jointopt.federated.rules import ALGORITHMS
+from jointopt.federated.rules import ALGORITHMS, LocalRule
 from jointopt.federated.task import Task
 from jointopt.federated.threads import torch_threads
 from jointopt.pruning import Layout, Pruner, pruner
+from jointopt.pruning.schedules import EveryRound
 from jointopt.system import AerialSystem, FloatArray, System
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def train(
     world = None
     given = system
     if isinstance(system, AerialSystem):
-        _check_air(chosen_clock, participation)
+        _check_air(rule, _pruner(pruner), chosen_clock, participation)
         assert isinstance(task, OnlineTask)
         world = OnlineWorld(decision, system, task, chosen_codec)
         carried_out, selected = world.decision, len(system)
@@ -391,8 +392,18 @@ def _rounds(value: int | None, system: System | AerialSystem) -> int:
     return rounds
 
 
-def _check_air(clock: Clock, participation: float | int | None) -> None:
+def _check_air(rule: LocalRule, cut: Pruner, clock: Clock, participation: float | int | None) -> None:
     """Refuse what does not go with slots."""
+    if rule.packets > 1:
+        raise InputError(
+            f"algorithm: '{rule.name}' keeps means over fixed shares, but who takes part, and with how many samples, "
+            "changes from slot to slot; use 'fedavg' or 'fedprox'"
+        )
+    if cut.scope == "global" or not isinstance(cut.schedule, EveryRound):
+        raise InputError(
+            f"pruner: '{cut.name}' cuts once for all devices or by a schedule over all rounds, but a slot's ratio is "
+            "the slot's own; use one that cuts each device anew in every round, as 'magnitude' does"
+        )
     if not clock.waits:
         raise InputError(
             f"clock: '{clock.name}' goes on with work of earlier rounds, but a slot's round is of the slot's own data; "
@@ -685,6 +696,7 @@ def _round(loop: Loop, number: int, rows: list[dict[str, Any]], test: bool, meas
     if loop.scene is not None:
         rows[-1] |= {
             **loop.scene.row,
+            "taking_part": int(step.worked.sum()),
             "drift": drift,
             "arrival_accuracy": arrival_accuracy,
             "current_accuracy": current,

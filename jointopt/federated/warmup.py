@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from jointopt.errors import InputError
-from jointopt.federated.task import Losses, Task
+from jointopt.federated.task import Losses, Task, fixed_data
 from jointopt.federated.threads import torch_threads
 from jointopt.pruning import keep_mask
 
@@ -145,6 +145,7 @@ def measure_constants(
     InputError
         An argument is out of its range, or the warm-up diverges.
     """
+    fixed_data(task, "measure_constants")
     if rounds < 1 or not (math.isfinite(learning_rate) and learning_rate > 0.0):
         raise InputError(f"warm-up: needs rounds >= 1 and learning_rate > 0, found {rounds} and {learning_rate!r}")
     if not (math.isfinite(gradient_slope) and gradient_slope >= 0.0):

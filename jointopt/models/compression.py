@@ -251,5 +251,6 @@ def qsgd_factor(components: Array, levels: Array) -> Array:
 def level_bits(levels: Array) -> Array:
     """Bits per component of QSGD with s levels, with sign: ceil(log2(s + 1)) + 1 (5a [D])."""
     xp = namespace(levels)
-    # logarithms of powers of two may be off in the last digit
-    return xp.ceil(xp.log2(levels + 1.0) - 1e-9) + 1.0
+    bits = xp.ceil(xp.log2(levels + 1.0))
+    # logarithms may be off in the last digit, powers of two are not
+    return xp.where(levels + 1.0 <= 2.0 ** (bits - 1.0), bits - 1.0, bits) + 1.0

@@ -296,6 +296,9 @@ class Aerial(Problem):
                 f"decision: is of slot {self.slot} alone; training takes one of all slots, of Aerial(system)"
             )
         self.check(decision)
+        for name, value in decision.items():
+            if np.ndim(value) != 1:
+                raise InputError(f"decision.{name}: is a batch of shape {np.shape(value)}; training takes one decision")
         given = {name: np.broadcast_to(np.asarray(value), self.units) for name, value in decision.items()}
         return Decision({**given, "selected": self.cells.active.astype(np.float64)})
 
@@ -408,7 +411,9 @@ class Aerial(Problem):
         rows: list[dict[str, Any]] = []
         totals: dict[str, int] = {}
         for slot in self.slots:
-            one = type(self)(self.system, slot=slot)._explained(self.in_slot(decision, slot))
+            row = self.slots.index(slot)
+            ranges = {name: (self.by_slot(lo)[row], self.by_slot(hi)[row]) for name, (lo, hi) in self.ranges.items()}
+            one = type(self)(self.system, slot=slot, ranges=ranges)._explained(self.in_slot(decision, slot))
             rows += [{**row, "device": f"{row['device']} in slot {slot}"} for row in one.rows]
             for name, count in one.totals.items():
                 totals[name] = totals.get(name, 0) + count

@@ -163,13 +163,18 @@ class RatioBandwidthSelection(RatioBandwidth):
     def _threshold(self, cells: BandCells) -> Decision | None:
         """Scan thresholds on the ratio [D]: from all that fit, leave out those above it and divide the band anew."""
         best: tuple[float, Decision] | None = None
+        # other thresholds often come to the same devices
+        known: dict[bytes, Decision | None] = {}
         least = np.where(cells.feasible[0], cells.low[0], np.inf)
         start = self._packed(cells, np.argsort(least / cells.weight, kind="stable"))
         top = self.system.learner.pruning_ratio_max
         for threshold in np.linspace(0.0, top, THRESHOLDS):
             taken = start.copy()
             while True:
-                decision = self._kept(cells, taken)
+                key = taken.tobytes()
+                if key not in known:
+                    known[key] = self._kept(cells, taken)
+                decision = known[key]
                 if decision is None:
                     break
                 value = float(self.evaluate(decision).objective)

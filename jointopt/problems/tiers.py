@@ -10,8 +10,10 @@ The server aggregates every `interval`. A device of a tier with period m has m i
     T_u(r_u, bandwidth_u) <= m_u interval,
 
 and belongs to the first tier that its delay fits into; so the decision on ratio and band is one on the tier. Its update
-was begun m - 1 aggregations ago. An aggregation moves the model by at most eta sqrt(zeta_1) (A3 with zeta_2 = 0: no
-gradient is longer, a mask only shortens it), so by L-smoothness and L2, with Young's inequality between the two errors,
+was begun m - 1 aggregations ago. An aggregation moves the model by at most eta sqrt(zeta_1) on the mean over a cycle of
+the tiers (A3 with zeta_2 = 0: no gradient is longer, a mask only shortens it; a device of period m comes once in m
+aggregations and counts m times), so by L-smoothness and L2, with Young's inequality between the two errors and that
+mean in place of each move [S] (many of one tier at once move the model farther),
 
     min  Gamma = sum_u pi_u 2 [L^2 D^2 e(r_u) + M^2 r_u + L^2 eta^2 zeta_1 (m_u - 1)^2]
     s.t. sum_u bandwidth_u <= total bandwidth, T_u <= min(m_u interval, T_max,u), 0 <= r_u <= r_max.
@@ -72,7 +74,6 @@ class TimeTriggered(BandProblem):
         "a price on latency",
         "the way to the cloud",
     )
-    training: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -104,6 +105,12 @@ class TimeTriggered(BandProblem):
         made = systems.feel(20 if devices is None else devices, seed, data=data or "digits", tightness=tightness)
         interval = float(INTERVAL * made.devices.delay_budget[0])
         return made.with_(delay_budget=4.0 * interval).replace(tiers=Tiers(interval=interval, periods=[1, 2, 3, 4]))
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The clock of the tiers; who breaks the deadline takes as many turns of the slowest tier as it needs."""
+        periods = [int(period) for period in self.clock.periods]
+        return {"clock": {"name": "tiers", "seconds": float(self.clock.interval), "periods": periods, "strict": False}}
 
     # ------------------------------------------------------------------ evaluation
 

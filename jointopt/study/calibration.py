@@ -29,7 +29,7 @@ import numpy as np
 
 from jointopt._version import __version__
 from jointopt.errors import DataError, InputError, is_real, is_whole, nearest
-from jointopt.federated.task import Task
+from jointopt.federated.task import Task, fixed_data
 from jointopt.federated.threads import torch_threads
 from jointopt.files import read_json, write_json
 from jointopt.pruning import PRUNERS, Pruner, pruner
@@ -386,6 +386,7 @@ def calibrate(
     InputError
         An argument is out of its range, or the warm-up diverges.
     """
+    fixed_data(task, "calibrate")
     if not isinstance(task, Task):
         raise InputError(f"calibrate: expected a Task, got {type(task).__name__}")
     for name, value, least in (("rounds", rounds, 1), ("seed", seed, 0), ("points", points, 2), ("draws", draws, 20)):

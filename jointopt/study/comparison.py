@@ -21,7 +21,6 @@ from jointopt._version import __version__
 from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.federated import Curve, Task
-from jointopt.federated.task import Losses
 from jointopt.files import read_json, write_json
 from jointopt.problem import Problem
 from jointopt.report import text_table
@@ -133,7 +132,9 @@ class Comparison:
     def over_budget(self, name: str) -> int:
         """Return how many devices exceed a budget under a method's decision."""
         evaluation = self.results[name].evaluation
-        return 0 if evaluation is None else len({u for _, u, _ in evaluation.broken() if u is not None})
+        # variables may have a value for every slot and device
+        devices = len(self.results[name].problem.system)
+        return 0 if evaluation is None else len({u % devices for _, u, _ in evaluation.broken() if u is not None})
 
     def shared_exceeded(self, name: str) -> list[str]:
         """Return which limits of all devices together (such as the band) a method's decision exceeds."""
@@ -385,6 +386,7 @@ def _run(
     folder: str | Path | None,
 ) -> Run:
     """Train, or take the same run from the folder."""
+    options = {**result.problem.training, **options}
     if folder is None:
         run = train(result, task, rounds=rounds, seed=seed, **options)
         if run.status == "interrupted":
@@ -395,8 +397,7 @@ def _run(
         __version__,
         result.decision.to_dict(),
         result.problem.system.to_dict(),
-        [task.name, task.network, task.scheme, task.alpha, task.seed, task.batch_size, task.samples.tolist()],
-        [repr(task.module), hashlib.sha256(Losses(task).start.numpy().tobytes()).hexdigest()],
+        task.fingerprint,
         [seed, rounds, sorted((name, getattr(value, "fingerprint", value)) for name, value in options.items())],
     ]
     key = hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()[:12]

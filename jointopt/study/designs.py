@@ -24,7 +24,6 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.federated import Task
 from jointopt.federated.ledger import round_cost
-from jointopt.problem import Problem
 from jointopt.report import text_table
 from jointopt.result import Result
 from jointopt.solvers import solve
@@ -256,15 +255,6 @@ def over_budget(system: System, decision: Mapping[str, Any]) -> dict[str, float]
     }
 
 
-def _training(problem: Problem) -> dict[str, Any]:
-    """Return the options with which training carries a decision out as the design means it."""
-    options = dict(problem.training)
-    if isinstance(problem, problems.TimeTriggered):
-        periods = [int(period) for period in problem.clock.periods]
-        options["clock"] = {"name": "tiers", "seconds": problem.clock.interval, "periods": periods}
-    return options
-
-
 SHARED_GAP = 1e-2
 """Relative gap at which a search over what all devices share may stop."""
 
@@ -362,7 +352,7 @@ def compare_designs(
         if result.decision is None or not (result.feasible or name in references):
             say(f"{name}: no feasible decision ({result.message or result.status})")
             continue
-        options = {**_training(result.problem), **(train_options or {})}
+        options = {**result.problem.training, **(train_options or {})}
         if "augmentation_level" in result.decision and generator is not None:
             options["generator"] = generator
         trained = compare(

@@ -24,6 +24,12 @@ def best_method(problem: Problem) -> str:
     return next((name for name in ("exact", "convex") if name in known), known[0])
 
 
+def _joining(result: Any) -> dict[str, int]:
+    """Return how many take part where that follows from the budgets: values compare only where as many do."""
+    quantities = {} if result.evaluation is None else result.evaluation.quantities
+    return {"taking_part": int(np.sum(quantities["takes_part"]))} if "takes_part" in quantities else {}
+
+
 def sweep(
     problem: Problem,
     field: str,
@@ -57,7 +63,8 @@ def sweep(
     -------
     DataFrame
         One row per factor and method: `factor`, the field's mean value (column of its name), `method`, `status`,
-        `value` and `lower_bound` (NaN where there is none).
+        `value` and `lower_bound` (NaN where there is none); `taking_part` where who takes part follows from the
+        budgets.
     """
     import pandas as pd
 
@@ -87,6 +94,7 @@ def sweep(
                     "status": result.status,
                     "value": np.nan if result.value is None else result.value,
                     "lower_bound": np.nan if result.lower_bound is None else result.lower_bound,
+                    **_joining(result),
                 }
             )
     return pd.DataFrame(rows)

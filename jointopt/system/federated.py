@@ -462,6 +462,8 @@ class System(Scenario):
         InputError
             For an unknown design, a template for another number of devices, or data without known constants.
         """
+        if getattr(task, "online", False):
+            raise InputError("from_task: an OnlineTask is about vehicles in the air, whose system it knows")
         if design not in ("ltfl", "feel", "feddpq"):
             raise InputError(f"design: unknown '{design}'{nearest(str(design), ['ltfl', 'feel', 'feddpq'])}")
         sizes: dict[str, Any] = {

@@ -58,7 +58,8 @@ def test_contract(name: str) -> None:
 def test_formula_of_the_frequency_is_what_happens(name: str, delays: list[float]) -> None:
     clock = CLOCKS.make({"name": name, **OPTIONS.get(name, {})})
     planned = np.array(delays)
-    _, taken, ticks = run(clock, planned, 1500)
+    # as long as the clock itself runs to find out: nearly equal delays drift past each other over thousands of ticks
+    _, taken, ticks = run(clock, planned, 2500)
     late = [d for d, tick in zip(taken, ticks, strict=True) if tick > 500]
     share = np.bincount(np.concatenate(late), minlength=len(planned)) / (ticks[-1] - 500)
     np.testing.assert_allclose(share, clock.frequency(planned), rtol=0.1, atol=0.01)

@@ -230,9 +230,12 @@ def test_drift_is_what_new_data_do(system: AerialSystem, task: OnlineTask) -> No
 
     assert run.rows[-1]["drift"] == pytest.approx(loss(11) - loss(10), abs=1e-6)
     assert run.rows[-1]["global_loss"] == pytest.approx(loss(11), rel=1e-6)
-    new = torch.from_numpy(np.concatenate([task.parts[u][task.fresh(u, 11)] for u in range(len(task))]))
-    if len(new):
-        assert run.rows[-1]["arrival_accuracy"] == pytest.approx(losses.accuracy(weights, new))
+    had = {sample for u in range(len(task)) for sample in task.parts[u][: task.window(u, 10).stop]}
+    new = {sample for u in range(len(task)) for sample in task.parts[u][task.fresh(u, 11)]} - had
+    assert set(task.unseen(11).tolist()) == new
+    assert len(new) > 0
+    expected = losses.accuracy(weights, torch.tensor(sorted(new)))
+    assert run.rows[-1]["arrival_accuracy"] == pytest.approx(expected)
     labels = np.concatenate([task.data.train_labels.numpy()[task.buffer(u, 11)] for u in range(len(task))])
     mix = np.bincount(labels, minlength=10) / len(labels)
     right = Losses(task).verdicts(torch.from_numpy(run.weights))[1].numpy()
@@ -333,6 +336,9 @@ def test_bad_decisions(system: AerialSystem, task: OnlineTask, decision: Any, me
         ({"clock": "asynchronous"}, r"clock: 'asynchronous' goes on with work of earlier rounds"),
         ({"participation": 2}, r"participation: in the air"),
         ({"codec": "ternary"}, r"codec 'ternary' cannot send"),
+        ({"algorithm": "scaffold"}, r"algorithm: 'scaffold' keeps means over fixed shares"),
+        ({"pruner": "gmp"}, r"pruner: 'gmp' cuts once for all devices or by a schedule"),
+        ({"pruner": {"name": "erk", "at": 2}}, r"pruner: 'erk' cuts once"),
         ({"dropout": [0.1, 0.2]}, r"dropout: expected one number or 5"),
     ],
 )
@@ -360,6 +366,19 @@ def test_what_does_not_belong_together(system: AerialSystem, task: OnlineTask, r
         OnlineTask.for_system(system.with_(header_bits=16.0))
     with pytest.raises(InputError, match=r"batch_size is 32"):
         train(DENSE, system.with_(batch_size=8), task)
+    with pytest.raises(InputError, match=r"cannot be augmented"):
+        task.augmented(None, 0.5)
+    batch = jo.Decision(pruning_ratio=np.zeros((2, 150)), levels=np.ones((2, 150)))
+    with pytest.raises(InputError, match=r"is a batch of shape \(2, 150\); training takes one decision"):
+        Aerial(system).deployed(batch)
+    for measure in (jo.calibrate, jo.measure_constants, jo.measure_generalization):
+        with pytest.raises(InputError, match=r"needs data that stay as they are"):
+            measure(task)
+    with pytest.raises(InputError, match=r"from_task: an OnlineTask"):
+        jo.System.from_task(task)
+    for device, slot in ((0, -1), (0, 30), (5, 0), (True, 0)):
+        with pytest.raises(InputError, match=r"must be a whole number from 0 to"):
+            task.buffer(device, slot)
     with pytest.raises(InputError, match=r"is of slot 3 alone"):
         jo.train(jo.solve(Aerial(system, slot=3)), task)
     ways = jo.solve(AerialTrajectory(system))
@@ -367,6 +386,48 @@ def test_what_does_not_belong_together(system: AerialSystem, task: OnlineTask, r
         jo.train(ways, task)
     flown = ways.problem.after(ways.decision)
     assert np.array_equal(flown.trajectory, ways.problem.trajectory(ways.decision))
+
+
+def test_tensors_are_decisions_too(system: AerialSystem, task: OnlineTask) -> None:
+    plain = train({"pruning_ratio": 0.25, "levels": 7}, system, task, rounds=3)
+    tensors = {"pruning_ratio": torch.full((150,), 0.25, dtype=torch.float64, requires_grad=True)}
+    run = train({**tensors, "levels": torch.tensor(7.0)}, system, task, rounds=3)
+    assert np.array_equal(run.weights, plain.weights)
+    bad = torch.full((150,), 0.25, dtype=torch.float64)
+    bad[20:] = torch.nan
+    with pytest.raises(InputError, match="pruning_ratio"):
+        train({"pruning_ratio": bad, "levels": 7}, system, task)
+
+
+def test_what_was_held_before_must_fit_too(system: AerialSystem) -> None:
+    held = system.with_(held=5)
+    task = OnlineTask.for_system(held, seed=0)
+    other = held.with_(class_map=-2.0 * held.sensing.class_map, samples_max=held.sensing.samples_max)
+    with pytest.raises(InputError, match=r"sees or holds other samples"):
+        train(DENSE, other, task)
+
+
+def test_kept_runs_are_of_the_same_task(system: AerialSystem, result: jo.Result, tmp_path: Path) -> None:
+    data = OnlineTask.for_system(system, seed=1).data
+    tasks = [
+        OnlineTask.for_system(system, data=data, seed=1, among=np.arange(first, len(data.train_labels), 2))
+        for first in (0, 1)
+    ]
+    assert tasks[0].fingerprint != tasks[1].fingerprint
+    rows = [
+        jo.compare({"joint": result}, task, rounds=2, folder=tmp_path).runs["joint"][0].rows
+        for task in (*tasks, tasks[0])
+    ]
+    assert rows[0] == rows[2] != rows[1]
+
+
+def test_devices_over_budget_are_devices(system: AerialSystem, task: OnlineTask) -> None:
+    problem = Aerial(system)
+    comparison = jo.compare(problem, task, methods=["exact", "dense"], rounds=1)
+    assert comparison.over_budget("exact") == 0
+    assert 1 <= comparison.over_budget("dense") <= 5
+    frame = jo.study.sweep(problem, "energy_budget", [0.01, 1.0])
+    assert frame["taking_part"].tolist()[1] == problem.active.sum() > frame["taking_part"].tolist()[0]
 
 
 def test_other_classes_are_refused(system: AerialSystem) -> None:

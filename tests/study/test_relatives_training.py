@@ -231,5 +231,27 @@ def test_an_edge_that_aggregates_once_is_no_hierarchy() -> None:
 def test_a_clock_that_a_decision_does_not_fit_is_refused() -> None:
     result, on = solved(TimeTriggered), task(TimeTriggered)
     interval = result.problem.system.tiers.interval
+    clock = {"name": "tiers", "seconds": 0.2 * interval, "periods": PERIODS}
     with pytest.raises(InputError, match="longer than the slowest tier"):
-        trained(result, on, 2, clock={"name": "tiers", "seconds": 0.2 * interval, "periods": PERIODS})
+        trained(result, on, 2, clock=clock)
+    # or takes as many turns of the slowest tier as it needs, and counts by them
+    run = trained(result, on, 40, clock={**clock, "strict": False})
+    slow = run.ledger.worked.sum(axis=0)
+    delay = run.ledger.cost.delay
+    assert np.all(delay > 0.0) and np.any(delay > 0.2 * interval * PERIODS[-1])
+    turns = np.ceil(delay / (0.2 * interval * PERIODS[-1]) * (1.0 - 1e-9))
+    late = turns > 1
+    ticks = round(run.rows[-1]["cumulative_delay"] / (0.2 * interval))
+    assert np.all(np.abs(slow[late] - ticks / (PERIODS[-1] * turns[late])) <= 1.0)
+    with pytest.raises(InputError, match="strict must be True or False"):
+        trained(result, on, 2, clock={**clock, "strict": 1})
+
+
+def test_the_clock_is_the_designs_own() -> None:
+    result, on = solved(TimeTriggered), task(TimeTriggered)
+    plain = jo.train(result, on, rounds=6, measure_gradient_every=0)
+    asked = jo.train(result, on, rounds=6, measure_gradient_every=0, clock=tiers(result.problem.system))
+    assert plain.settings["clock"]["name"] == "tiers"
+    assert np.array_equal(plain.weights, asked.weights)
+    dense = jo.solve(result.problem, method="no_pruning")
+    assert jo.train(dense, on, rounds=4, measure_gradient_every=0).status == "completed"
