@@ -78,7 +78,8 @@ def row(seed: int, name: str, found: dict[str, Any], cases: dict[str, tuple[str,
     run, result = found["runs"][name], found["results"][name]
     ways, there, _ = found["flown"][cases[name][0]]
     last = run.rows[-1]
-    late = [r["arrival_accuracy"] for r in run.rows[len(run.rows) // 2 :] if r["arrival_accuracy"] is not None]
+    late = [r for r in run.rows[len(run.rows) // 2 :] if r["unseen"]]
+    right = sum(r["unseen"] * r["arrival_accuracy"] for r in late)
     problem = result.problem
     part = problem.cells.active
     return {
@@ -91,7 +92,7 @@ def row(seed: int, name: str, found: dict[str, Any], cases: dict[str, tuple[str,
         "blind": int(np.sum(there.arrivals.sum(axis=1) == 0)),
         "accuracy": run.final_accuracy,
         "current_accuracy": last["current_accuracy"],
-        "arrival_accuracy": float(np.mean(late)) if late else None,
+        "arrival_accuracy": right / sum(r["unseen"] for r in late) if late else None,
         "energy": last["cumulative_energy"],
         "flight_energy": last["cumulative_flight_energy"],
         "megabytes": last["cumulative_bits"] / 8e6,

@@ -378,6 +378,7 @@ class OnlineWorld:
                 "slot": slot,
                 "time": float(system.times[slot]),
                 "arrived": int(self._arrived[slot]),
+                "unseen": len(task.unseen(slot)),
                 "held": int(system.buffered[:, slot].sum()),
                 "flight_energy": float(system.flight_energy[:, slot].sum()),
                 "cumulative_flight_energy": float(self._flown[slot]),

@@ -182,11 +182,11 @@ class TrainingResult(Curve):
         samples and with the section's class mix.
 
         In the air F is the loss over the samples of those who take part in the slot, and there are more: ``slot`` from
-        0 and its ``time`` [s]; new samples that ``arrived`` and samples ``held``, of all vehicles; vehicles
-        ``taking_part``; ``flight_energy`` and ``cumulative_flight_energy`` [J], which the energies above do not count;
-        ``drift`` F_t(w_t) - F_{t-1}(w_t), from slot to slot where both were measured; ``arrival_accuracy`` of the
-        server's model on the new samples that no vehicle had before, before it learns from them; ``current_accuracy``
-        on the test data with the class mix of those who are to take part.
+        0 and its ``time`` [s]; samples that ``arrived``, ``unseen`` by all before, and ``held``, of all vehicles;
+        vehicles ``taking_part``; ``flight_energy`` and ``cumulative_flight_energy`` [J], which the energies above do
+        not count; ``drift`` F_t(w_t) - F_{t-1}(w_t), from slot to slot where both were measured; ``arrival_accuracy``
+        of the server's model on the unseen samples before it learns from them; ``current_accuracy`` on the test data
+        with the class mix of those who are to take part.
     system : System or AerialSystem
         As given, before augmentation; that of the ledger is the one after it, or of the last slot.
     decision : Decision

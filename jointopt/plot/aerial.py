@@ -246,7 +246,7 @@ def text_colour(background: str) -> str:
 _PANELS = (
     ("test_accuracy", "test accuracy [%]"),
     ("current_accuracy", "accuracy on the classes\nthat buffers hold [%]"),
-    ("arrival_accuracy", "accuracy on samples as they\narrive, before training [%]"),
+    ("arrival_accuracy", "accuracy on samples new to all,\nbefore training on them [%]"),
     ("cumulative_energy", "energy of learning so far"),
     ("cumulative_bits", "sent so far"),
     ("cumulative_flight_energy", "energy of flying so far"),
@@ -331,7 +331,7 @@ def check_run(run: Any, where: str) -> None:
         raise InputError(f"plot.{where}: expected a run of online training, got {type(run).__name__}")
     if not rows:
         raise InputError(f"plot.{where}: the run has no slots")
-    missing = [key for key in ("round", "time", "arrived", "held", *dict(_PANELS)) if key not in rows[0]]
+    missing = [key for key in ("round", "time", "arrived", "unseen", "held", *dict(_PANELS)) if key not in rows[0]]
     if missing:
         raise InputError(f"plot.{where}: its rows have no '{missing[0]}', so it is no online training")
 
@@ -353,8 +353,8 @@ def _table(run: Any, key: str) -> dict[int, float]:
 
 
 def _trailing(run: Any) -> dict[int, float]:
-    """Accuracy on the samples that arrived in the last `_window` slots."""
-    table, arrived = _table(run, "arrival_accuracy"), {row["round"]: row["arrived"] for row in run.rows}
+    """Accuracy on the samples that came new to all in the last `_window` slots."""
+    table, arrived = _table(run, "arrival_accuracy"), {row["round"]: row["unseen"] for row in run.rows}
     out = {}
     for last in arrived:
         rounds = [r for r in range(last - _window(run) + 1, last + 1) if r in table and arrived[r] > 0]

@@ -430,7 +430,7 @@ class _Accuracy:
         self.lines = []
         for key, label, style in (
             ("test_accuracy", "test data", {"color": TEST_COLOUR, "linewidth": 2.0}),
-            ("arrival_accuracy", "samples as they arrive", {"color": "0.45", "linewidth": 1.0}),
+            ("arrival_accuracy", "samples new to all", {"color": "0.45", "linewidth": 1.0}),
         ):
             rows = [(row["round"], row["time"], 100.0 * row[key]) for row in run.rows if known(row[key])]
             rounds, times, values = np.array(rows, dtype=np.float64).reshape(-1, 3).T
