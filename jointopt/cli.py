@@ -77,16 +77,16 @@ def _system(
                 f"{option}: describes a sampled scenario, --scenario names a file; leave one of the two out"
             )
     try:
-        return _read_scenario(kind.system_type, scenario)
+        return _read_scenario(kind, scenario)
     except InputError:
         _say_other_kind(kind, scenario)
         raise
 
 
-def _read_scenario(system_type: Any, path: Path) -> Any:
+def _read_scenario(kind: Any, path: Path) -> Any:
     from jointopt.study import load_scenario
 
-    return load_scenario(path, system_type)
+    return load_scenario(path, kind)
 
 
 def _say_other_kind(kind: Any, path: Path) -> None:
@@ -97,7 +97,7 @@ def _say_other_kind(kind: Any, path: Path) -> None:
         if other.system_type is kind.system_type:
             continue
         try:
-            _read_scenario(other.system_type, path)
+            _read_scenario(other, path)
         except InputError:
             continue
         fit = [name for name, one in DESIGNS.items() if one.system_type is other.system_type]

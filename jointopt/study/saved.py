@@ -10,7 +10,7 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError
 from jointopt.files import read_json
 from jointopt.problem import Problem
-from jointopt.system import Scenario, System
+from jointopt.system import System
 
 __all__ = ["load_decision", "load_result", "load_scenario"]
 
@@ -54,8 +54,10 @@ def load_decision(path: str | Path, *, problem: Problem | None = None) -> tuple[
     return decision, system, data
 
 
-def load_scenario(path: str | Path, system_type: type[Scenario]) -> Any:
-    """Read a scenario from TOML or JSON; that of a saved result as its decision leaves it, vehicles on their ways.
+def load_scenario(path: str | Path, design: type[Problem]) -> Any:
+    """Read a scenario for a design from TOML or JSON.
+
+    That of a saved result of another design is as its decision leaves it: vehicles fly the ways that were decided.
 
     Raises
     ------
@@ -64,11 +66,11 @@ def load_scenario(path: str | Path, system_type: type[Scenario]) -> Any:
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
-        return system_type.from_toml(path)
-    system = system_type.from_json(path)
+        return design.system_type.from_toml(path)
+    system = design.system_type.from_json(path)
     data = read_json(path)
     kind = problems.DESIGNS.get(str(data.get("problem"))) if isinstance(data, dict) else None
-    if kind is None or kind.after is Problem.after or data.get("decision") is None:
+    if kind is None or kind is design or kind.after is Problem.after or data.get("decision") is None:
         return system
     problem, decision, _ = load_result(path)
     return problem.after(decision)
