@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -285,7 +286,8 @@ def _part(text: str | None) -> Any:
         return text
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
-    for piece in rest.split(","):
+    # commas within a list part nothing
+    for piece in re.split(r",(?![^\[]*\])", rest):
         key, equals, value = piece.partition("=")
         if not (equals and key.strip()):
             raise InputError(f"'{text}': expected name:option=value,option=value, found '{piece}'")
@@ -509,6 +511,8 @@ def generator(
 @app.command("list")
 def list_() -> None:
     """List designs, methods, baselines, data sets and networks."""
+    import numpy as np
+
     from jointopt import solvers, systems
     from jointopt.problems import DESIGNS
 
@@ -520,7 +524,8 @@ def list_() -> None:
     details = []
     for name, kind in DESIGNS.items():
         problem = kind(kind.sample(seed=0))
-        chosen = [v.name + (f" per {v.axis}" if v.axis in ("layer", "slot") else "") for v in problem.variables]
+        free = [v for v in problem.variables if np.any(v.upper > v.lower)]
+        chosen = [v.name + (f" per {v.axis}" if v.axis in ("layer", "slot") else "") for v in free]
         table.add_row(name, ABOUT[kind.system_type.__name__], ", ".join(chosen), kind.minimises)
         methods = Table(title=f"methods and baselines of {name}")
         methods.add_column("method")

@@ -359,6 +359,9 @@ def _print_bound(comparison: Any, name: str) -> None:
     if "rounds" in quantities:
         _print_rounds(comparison, name)
         return
+    if "contraction" not in quantities:
+        # objectives of pruning and staleness alone say nothing of the gradients
+        return
     # the rounds really trained, which may not be those of the scenario
     bound = float(
         average_gradient_bound(

@@ -330,7 +330,7 @@ plt.show()
 # * *Selection by a threshold* [R]: it takes more devices than the exact choice, for 1.4 % more here.
 # * *About 40 % of the bits saved at equal performance* [R]: the run above saves more beside synchronous learning at one
 #   step size, and hardly any beside steps as long as its own; what tiers save here is time. On Fashion-MNIST over three
-#   seeds, every arm at its best step size, 40 % is met where 39 % of the weights are pruned, and it is the pruning that
-#   saves them: beside synchronous pruning with equally long rounds tiers save 1 to 16 %.
+#   seeds, every arm at its best step size, 40 % is met by pruning (where 39 % of the weights go and everybody is in one
+#   tier), not by tiers: beside synchronous pruning with equally long rounds they save 1 to 16 %.
 #
 # All measured figures stand in the documentation of these designs (`benchmarks/results_relatives.py`).

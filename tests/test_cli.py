@@ -1037,6 +1037,43 @@ def test_demo_of_a_selection(run: Cli, tmp_path: Path) -> None:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("design", ["ratio-bandwidth", "time-triggered", "hierarchical"])
+def test_demo_of_relatives(run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, design: str) -> None:
+    # the local search takes most of the time, and is tested elsewhere
+    monkeypatch.setattr(solvers, "methods", lambda problem: {"exact": "", **problem.capabilities().baselines})
+    folder = tmp_path / "demo"
+    status, _, err = run("demo", design, "--rounds", 2, "--devices", 4, "--iterations", 1, "--out", folder)
+    assert (status, "Traceback" in err) == (0, False), err
+    assert load_result(folder / "decision.json")[0].name == design
+    assert (folder / "methods.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_clock_with_a_list(run: Cli, tmp_path: Path) -> None:
+    path, trained = tmp_path / "t.json", tmp_path / "run.json"
+    assert run("solve", "time-triggered", "--devices", 4, "--json", path)[0] == 0
+    status, _, err = run("train", "--decision", path, "--rounds", 2, "--json", trained)
+    assert status == 0, err
+    assert strict(trained)["settings"]["clock"]["name"] == "tiers"
+    clock = "tiers:seconds=100.0,periods=[1, 3],strict=true"
+    status, _, err = run("train", "--decision", path, "--rounds", 2, "--clock", clock, "--json", trained)
+    assert status == 0, err
+    assert strict(trained)["settings"]["clock"]["periods"] == [1, 3]
+
+
+def test_list_says_what_is_chosen(run: Cli) -> None:
+    chosen: dict[str, str] = {}
+    name = ""
+    for line in run("list")[1].splitlines():
+        cells = [cell.strip() for cell in line.split("│")]
+        if len(cells) != 6:
+            continue
+        # long cells go on in the next lines
+        name = cells[1] or name
+        chosen[name] = chosen.get(name, "") + " " + cells[3]
+    assert "power" in chosen["ltfl"]
+    assert chosen["time-triggered"].replace(",", "").split() == ["pruning_ratio", "bandwidth"]
+
+
 @pytest.mark.parametrize("design", ["coinference", "coinference-layers"])
 def test_demo_of_split_inference(run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, design: str) -> None:
     monkeypatch.setattr(demonstration, "SWEPT", (1.0, 2.0))

@@ -324,6 +324,8 @@ def _solved(
     results = {}
     for name in methods:
         results[name] = solve(problem, method=name, **dict(options.get(name, {})))
+        if results[name].status == "interrupted":
+            raise KeyboardInterrupt
         say(repr(results[name]))
     return results
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from jointopt import problems
 from jointopt.decision import Decision
-from jointopt.errors import InputError
+from jointopt.errors import InputError, is_whole
 from jointopt.federated import Task
 from jointopt.federated.ledger import round_cost
 from jointopt.report import text_table
@@ -179,7 +179,7 @@ class DesignComparison:
         rows = [
             [
                 labels.get(str(name), str(name)),
-                "-" if not np.isfinite(row["gap"]) else f"{row['gap']:.0e}",
+                "-" if not np.isfinite(row["gap"]) else f"{row['gap']:.0e}" + _unproved(row["status"]),
                 broken(row),
                 f"{int(row['taking_part'])}",
                 f"{row['energy_per_round']:.3g}",
@@ -276,7 +276,7 @@ def _solved(
         # branch and bound over what all devices share ends slowly
         gap = SHARED_GAP if expression.problem.capabilities().shared is not None else None
         own = {"gap": gap, "time_limit": limit, **options.get(name, {})}
-        results[name] = solve(expression.problem, **own)
+        results[name] = _uninterrupted(solve(expression.problem, **own))
         say(f"{name}: {results[name]!r}")
     for name in references:
         problem = scenario.express(["ltfl"])["ltfl"].problem
@@ -284,9 +284,41 @@ def _solved(
             raise InputError(f"compare_designs: the reference '{name}' needs a scenario that LTFL expresses")
         method, _ = REFERENCES[name]
         # 32 bits are beyond what the designs choose from
-        results[name] = solve(problems.LTFL(problem.system), method=method, time_limit=limit)
+        results[name] = _uninterrupted(solve(problems.LTFL(problem.system), method=method, time_limit=limit))
         say(f"{name}: {results[name]!r}")
     return results
+
+
+def _unproved(status: str) -> str:
+    """Return a note on gaps above the one that was asked for."""
+    return "" if status == "optimal" else f" ({status.replace('_', ' ')})"
+
+
+def _uninterrupted(result: Result) -> Result:
+    """Return a result, or interrupt where solving was: what it found by then is no answer to compare."""
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return result
+
+
+def _checked(scenario: Any, task: Any, seeds: Any, rounds: Any) -> dict[int, Task]:
+    """Return the task of each seed, after all that can be checked before any work starts."""
+    if not isinstance(scenario, SharedScenario):
+        raise InputError(f"scenario: expected a SharedScenario, got {type(scenario).__name__}")
+    if rounds is not None and not (is_whole(rounds) and rounds >= 1):
+        raise InputError(f"rounds: must be a whole number of at least 1, found {rounds!r}")
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise InputError(f"seeds: expected a list of whole numbers, found {seeds!r}")
+    seeds = list(seeds)
+    bad = [seed for seed in seeds if not (is_whole(seed) and seed >= 0)]
+    if bad or not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds: must be different whole numbers of at least 0, and at least one, found {seeds!r}")
+    tasks = {seed: task(seed) if callable(task) else task for seed in seeds}
+    for made in tasks.values():
+        if not isinstance(made, Task):
+            raise InputError(f"task: expected a Task, or a function from seed to Task, found {type(made).__name__}")
+        made.check(scenario.system)
+    return tasks
 
 
 def compare_designs(
@@ -336,8 +368,11 @@ def compare_designs(
     Raises
     ------
     InputError
-        For unknown designs or references, or where no design has a decision to train under.
+        For unknown designs or references, a task that is not about the scenario, seeds or rounds out of range, a
+        design that makes synthetic samples where no generator is given, all before any work starts; or where no design
+        has a decision to train under.
     """
+    tasks = _checked(scenario, task, seeds, rounds)
     unknown = [name for name in references if name not in REFERENCES]
     if unknown:
         raise InputError(f"compare_designs: unknown reference '{unknown[0]}'; known are {', '.join(REFERENCES)}")
@@ -346,8 +381,12 @@ def compare_designs(
     idle = [name for name in solve_options or {} if name not in made]
     if idle:
         raise InputError(f"compare_designs: solve_options for '{idle[0]}', which is not among the designs")
+    makers = [name for name, one in made.items() if "augmentation_level" in one.chooses]
+    if makers and generator is None:
+        raise InputError(
+            f"generator: '{makers[0]}' may ask for synthetic samples; give generator=..., or leave the design out"
+        )
     results, runs = {}, {}
-    tasks = {seed: task(seed) if callable(task) else task for seed in seeds}
     for name, result in _solved(scenario, made, references, time_limit, solve_options or {}, say).items():
         if result.decision is None or not (result.feasible or name in references):
             say(f"{name}: no feasible decision ({result.message or result.status})")
@@ -358,7 +397,7 @@ def compare_designs(
         trained = compare(
             {name: result},
             lambda seed: tasks[seed],
-            seeds=seeds,
+            seeds=list(tasks),
             rounds=rounds,
             train_options=options,
             folder=folder,

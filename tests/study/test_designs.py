@@ -143,10 +143,37 @@ def test_bad_input(scenario: SharedScenario, task: Task) -> None:
         compare_designs(scenario, task, designs=["ltfl"], solve_options={"feel": {"gap": 0.1}})
     with pytest.raises(InputError, match="no design has a decision"):
         compare_designs(scenario, task, designs=["aerial"], references=[])
-    with pytest.raises(InputError, match="seeds"):
-        compare_designs(scenario, task, designs=["ltfl"], seeds=[])
+    for seeds in ([], [-1], ["a"], [0, 0], 3, "01", [True, 0.5]):
+        with pytest.raises(InputError, match="seeds: "):
+            compare_designs(scenario, task, designs=["ltfl"], seeds=seeds)  # type: ignore[arg-type]
+    for rounds in (0, 1.5, float("nan")):
+        with pytest.raises(InputError, match="rounds: "):
+            compare_designs(scenario, task, designs=["ltfl"], rounds=rounds)  # type: ignore[arg-type]
+    for other in (None, scenario.system, "digits"):
+        with pytest.raises(InputError, match="scenario: expected a SharedScenario"):
+            compare_designs(other, task)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="task: expected a Task"):
+        compare_designs(scenario, None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="split over 3 devices"):
+        compare_designs(scenario, Task.make("digits", devices=3))
+    with pytest.raises(InputError, match=r"generator: 'feddpq' may ask for synthetic samples"):
+        compare_designs(scenario, task)
     with pytest.raises(InputError, match="constants were measured"):
         shared_scenario(Task.make(_renamed(), "mlp", devices=3))
+
+
+def test_an_interrupted_solve_is_no_answer(
+    scenario: SharedScenario, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any, **options: Any) -> Any:
+        return replace(solve(*args, **options), status="interrupted")
+
+    for module in (designs, comparison):
+        monkeypatch.setattr(module, "solve", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compare_designs(scenario, task, designs=["ratio-bandwidth"], references=[], seeds=[0], rounds=1)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.compare(LTFL(scenario.system), task, methods=["exact"], rounds=1)
 
 
 def _renamed() -> Any:
