@@ -427,8 +427,8 @@ class Task:
             least = BUFFER_BITS * self.buffers + header
             raise InputError(
                 f"task: {self.buffers} running statistics of the network travel with every payload, "
-                f"{BUFFER_BITS} bits each, but learner.header_bits is {learner.header_bits:g}, below {least:g}; "
-                f"{cure if header == 0.0 else 'set header_bits'}"
+                f"{BUFFER_BITS} bits each, but learner.header_bits is {learner.header_bits:g}; "
+                f"{cure if header == 0.0 else f'with the norm it must be at least {least:g}'}"
             )
         if self.batch_size != learner.batch_size:
             raise InputError(

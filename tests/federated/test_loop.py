@@ -306,7 +306,7 @@ def test_everything_saved_is_strict_json(plain: Task, system_for: Callable[..., 
     codec = {"name": "ternary", "density": float(np.float32(0.1))}
     result = train(decision, system_for(task), task, rounds=1, codec=codec, clock={"name": "tiers", "periods": (1, 2)})
     again = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert again["settings"]["clock"] == {"name": "tiers", "seconds": 1.0, "periods": [1, 2]}
+    assert again["settings"]["clock"] == {"name": "tiers", "seconds": 1.0, "periods": [1, 2], "strict": True}
     assert again["settings"]["batch_size"] == 16
 
 
