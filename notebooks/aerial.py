@@ -30,6 +30,7 @@ from IPython.display import Image
 
 import jointopt as jo
 
+plt.rcParams["figure.dpi"] = 72
 SLOTS = 60
 system = jo.systems.aerial(devices=8, seed=1, data="digits", slots=SLOTS)
 print(system)
@@ -179,6 +180,8 @@ assert np.mean(norms) <= bound
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    film = jo.plot.save_animation(flown["staged"], Path(folder) / "flight.gif", run=runs["exact"], vehicles=[0], fps=6)
+    film = jo.plot.save_animation(
+        flown["staged"], Path(folder) / "flight.gif", run=runs["exact"], vehicles=[0], fps=6, dpi=60
+    )
     shown = Image(data=Path(film).read_bytes(), format="gif")
 shown

@@ -24,6 +24,7 @@ from jointopt.decision import Decision
 from jointopt.errors import InputError, is_whole, nearest
 from jointopt.federated.codecs.base import Codec, listed
 from jointopt.federated.codecs.qsgd import Qsgd
+from jointopt.federated.plan import plain_values
 from jointopt.federated.scenes import Scene
 from jointopt.federated.streams import stream
 from jointopt.federated.task import Loss, Task, _matching, _module, _rows
@@ -265,11 +266,6 @@ def _drawn(rng: np.random.Generator, share: FloatArray, count: int) -> NDArray[n
     ).astype(np.int64)
 
 
-def _plain(decision: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a decision's values as NumPy arrays, tensors among them."""
-    return {k: np.atleast_1d(v.detach().cpu().numpy()) if isinstance(v, Tensor) else v for k, v in decision.items()}
-
-
 class OnlineWorld:
     """The scenes of the slots under a decision; `decision` is as carried out, its variables of shape [slots x devices].
 
@@ -298,7 +294,7 @@ class OnlineWorld:
         self.system, self.task = system, task
         self._shape = (system.area.slots, len(system))
         held = task.system.buffered.T > 0.0
-        values = self._values(_plain(decision))
+        values = self._values(plain_values(decision))
         selected = values.get("selected", held.astype(np.float64))
         bits = level_bits(values["levels"])
         ratio, learner = values["pruning_ratio"], system.learner

@@ -14,10 +14,15 @@ from jointopt.federated.codecs.uniform import Uniform
 from jointopt.pruning.magnitude import snap
 from jointopt.system import System
 
-__all__ = ["trainable"]
+__all__ = ["plain_values", "trainable"]
 
 _NEEDED = ("pruning_ratio", "power")
 _OPTIONAL = ("bits", "bandwidth", "frequency", "selected", "augmentation_level")
+
+
+def plain_values(decision: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a decision's values as they are, tensors as NumPy arrays of at least one axis."""
+    return {k: np.atleast_1d(v.detach().cpu().numpy()) if hasattr(v, "detach") else v for k, v in decision.items()}
 
 
 def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int] = Uniform.widths) -> Decision:
@@ -49,7 +54,7 @@ def trainable(decision: Mapping[str, Any], system: System, widths: Sequence[int]
     for name in _NEEDED:
         if name not in decision:
             raise InputError(f"decision: '{name}' is missing")
-    plain = Decision({k: v.detach().cpu().numpy() if hasattr(v, "detach") else v for k, v in decision.items()})
+    plain = Decision(plain_values(decision))
     for name, value in plain.items():
         if value.ndim != 1:
             raise InputError(f"decision.{name}: is a batch of shape {value.shape}; training takes one decision")

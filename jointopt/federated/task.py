@@ -268,8 +268,8 @@ class Task:
     __str__ = __repr__
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Digest of all that is trained: data, who holds what, network, initial weights, loss."""
+    def data_fingerprint(self) -> str:
+        """Digest of the data and of who holds what."""
         out = hashlib.blake2b(digest_size=16)
         data = self.data
         for tensor in (data.train_inputs, data.train_labels, data.test_inputs, data.test_labels):
@@ -277,10 +277,20 @@ class Task:
         for part in self.parts:
             out.update(np.int64(len(part)).tobytes())
             out.update(np.ascontiguousarray(part).view(np.uint8).data)
+        return out.hexdigest()
+
+    @property
+    def loss_name(self) -> str:
+        """Where the loss is defined."""
+        return f"{getattr(self.loss, '__module__', '')}.{getattr(self.loss, '__qualname__', type(self.loss))}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that is trained: data, who holds what, network, initial weights, loss."""
+        out = hashlib.blake2b(self.data_fingerprint.encode(), digest_size=16)
         for values in (Layout.flatten(self.module), Layout.flatten_buffers(self.module)):
             out.update(values.numpy().tobytes())
-        loss = f"{getattr(self.loss, '__module__', '')}.{getattr(self.loss, '__qualname__', type(self.loss))}"
-        out.update(f"{self.module!r}|{loss}|{self.batch_size}".encode())
+        out.update(f"{self.module!r}|{self.loss_name}|{self.batch_size}".encode())
         return out.hexdigest()
 
     @property

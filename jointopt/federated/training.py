@@ -545,15 +545,9 @@ def _identity(
     return {
         "decision": decision.to_dict(),
         "scenario": hashlib.sha256(repr(system.to_dict()).encode()).hexdigest(),
-        "data": digest(
-            task.data.train_inputs.numpy(),
-            task.data.train_labels.numpy(),
-            task.data.test_inputs.numpy(),
-            task.data.test_labels.numpy(),
-            np.concatenate(task.parts),
-        ),
+        "data": task.data_fingerprint,
         "network": {"module": repr(task.module), "start": digest(start), "statistics": digest(statistics)},
-        "loss": f"{getattr(task.loss, '__module__', '')}.{getattr(task.loss, '__qualname__', type(task.loss))}",
+        "loss": task.loss_name,
         "rounds": plan.rounds,
         "learning_rate": plan.learning_rate,
         "seed": plan.seed,
