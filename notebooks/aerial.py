@@ -149,6 +149,8 @@ for key in ("cumulative_bits", "cumulative_energy"):
 jo.plot.online(runs, title="digits, 8 vehicles, one seed")
 
 # %% [markdown]
+# (Digits are few: after three minutes hardly an image is new to all, and the panel of new ones ends.)
+#
 # Most samples are not most learning. Flying where most is to be seen, vehicles stay above few classes and know these
 # well ("on the classes held"); vehicles that wander at random see a thirtieth of the samples, of more classes, and do
 # better on all of them. The utility of selfish vehicles counts samples, not what they teach.
